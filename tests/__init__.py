@@ -1,0 +1,1 @@
+"""Tests of directmap: unit, property, real kernels in a VM, benchmarks."""

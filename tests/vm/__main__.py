@@ -1,0 +1,125 @@
+"""Commands of the VM lab: ``python3 -m tests.vm``, from the top of the checkout."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.vm import job, kernels, machine, setup, userland
+from tests.vm.errors import GuestLost, LabError
+
+_EXAMPLES = """\
+examples:
+  sudo python3 -m tests.vm setup
+      install QEMU and what else the lab needs (once)
+  python3 -m tests.vm run --kernel 6.1 -- uname -a
+      boot Debian's 6.1 kernel and run a command in it, as root, in the checkout
+  python3 -m tests.vm run --kernel 7.2 --out results -- sh -c 'cat /proc/vmstat >/out/vmstat'
+      bring files back: the guest's /out is the host's results/
+  python3 -m tests.vm record --kernel 6.1 --load churn -o traces/churn-6.1
+      record a trace of a load on that kernel
+
+The first use of a kernel fetches it and builds a Debian userland for it (one to three minutes,
+the latter as root); both stay in the cache, ~/.cache/directmap-lab or $DIRECTMAP_LAB_CACHE.
+"""
+
+
+def _add_guest_options(parser: argparse.ArgumentParser) -> None:
+    guest = parser.add_argument_group("the guest")
+    guest.add_argument(
+        "--kernel",
+        required=True,
+        metavar="VERSION",
+        help="5.10, 6.1, 6.12, 7.2, or any other that Debian's suites hold (6.17, 7.0.13, ...)",
+    )
+    guest.add_argument("--flavour", choices=kernels.FLAVOURS, default="amd64")
+    guest.add_argument("--memory", default="8G", help="default: %(default)s; 1G entries need 6G")
+    guest.add_argument("--cpus", type=int, default=2)
+    guest.add_argument(
+        "--la57",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="5-level page tables (default: 4-level)",
+    )
+    guest.add_argument("--aged", action="store_true", help="fragment the guest's memory first")
+    guest.add_argument("--seed", type=int, default=1, help="for the load and the ageing")
+    guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
+    guest.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    guest.add_argument("--systemd", action="store_true", help="boot a whole systemd, not a shell")
+    guest.add_argument("--keep", action="store_true", help="keep the guest's console log")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.vm",
+        description=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("setup", help="install what the lab needs on this machine (root)")
+    run = commands.add_parser("run", help="run a command in a guest")
+    _add_guest_options(run)
+    run.add_argument("--out", type=Path, metavar="DIR", help="the host's end of the guest's /out")
+    run.add_argument("argv", nargs="+", metavar="-- COMMAND")
+    return parser
+
+
+def _job(args: argparse.Namespace, argv: list[str], out: Path) -> job.Job:
+    kernel = kernels.ready(args.kernel, args.flavour)
+    hardware = machine.Hardware(
+        memory_mb=machine.memory_mb(args.memory),
+        cpus=args.cpus,
+        la57=args.la57,
+        accel=machine.accelerator(args.accel, kernel),
+    )
+    prelude = ""
+    if args.aged:
+        prelude = f"python3 /repo/tests/vm/loads/age.py --seed {args.seed} >&2 || exit"
+    return job.Job(
+        argv=argv,
+        kernel=kernel,
+        userland=userland.ready(userland.suite_for(args.kernel)),
+        hardware=hardware,
+        out=out,
+        timeout=args.timeout,
+        systemd=args.systemd,
+        keep=args.keep,
+        prelude=prelude,
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    argv = args.argv[1:] if args.argv[0] == "--" else args.argv
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        return job.run(_job(args, argv, args.out.resolve()))
+    out = Path(tempfile.mkdtemp(prefix="directmap-lab-out-"))
+    try:
+        return job.run(_job(args, argv, out))
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+def main() -> int:
+    """Run one command of the lab; returns the exit status."""
+    args = _parser().parse_args()
+    try:
+        if args.command == "setup":
+            setup.install()
+            return 0
+        return _run(args)
+    except GuestLost as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 125
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

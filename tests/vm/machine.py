@@ -1,0 +1,151 @@
+"""QEMU: the command line of a guest, and whether KVM can run it here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm import cache, shell
+from tests.vm.errors import LabError
+from tests.vm.kernels import Kernel
+from tests.vm.userland import Userland
+
+QEMU = "qemu-system-x86_64"
+_KVM_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the guest's machine is like."""
+
+    memory_mb: int
+    cpus: int
+    la57: bool
+    accel: str  # kvm or tcg
+
+    def flags(self) -> list[str]:
+        """The QEMU options for it."""
+        if self.accel == "kvm":
+            cpu = "host" if self.la57 else "host,la57=off"
+            accel = "kvm"
+        else:
+            cpu = "max" if self.la57 else "max,la57=off"
+            accel = "tcg,thread=multi,tb-size=512"
+        flags = ["-machine", "q35", "-accel", accel, "-cpu", cpu]
+        return [*flags, "-m", f"{self.memory_mb}M", "-smp", str(self.cpus)]
+
+
+def version() -> str:
+    """QEMU's own account of its version."""
+    return shell.run([QEMU, "--version"], what="asking QEMU for its version").splitlines()[0]
+
+
+def _bare(kernel: Kernel, initrd: Path, cmdline: str) -> list[str]:
+    flags = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    flags += ["-kernel", str(kernel.vmlinuz), "-initrd", str(initrd), "-append", cmdline]
+    return flags
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The host's ends of a guest's ports: files or pipes that QEMU opens by path."""
+
+    console: Path
+    out: str
+    err: str
+    control: str
+
+
+def command(
+    hardware: Hardware,
+    kernel: Kernel,
+    userland: Userland,
+    initrd: Path,
+    shares: dict[str, tuple[Path, bool]],
+    wiring: Wiring,
+    extra: str = "",
+) -> list[str]:
+    """The QEMU command of a guest. `shares` maps a 9p tag to a directory and "read-only"."""
+    # KASLR stays on: a tool that only works without it is of no use. panic=-1 with -no-reboot
+    # ends QEMU on a panic. secretmem needs the switch before 6.5.
+    cmdline = (
+        "console=ttyS0 panic=-1 oops=panic loglevel=4 audit=0 secretmem.enable=1 "
+        "systemd.show_status=0 systemd.unit=multi-user.target rdinit=/init "
+    )
+    argv = [QEMU, *hardware.flags(), *_bare(kernel, initrd, (cmdline + extra).strip())]
+    argv += ["-chardev", f"file,id=console,path={wiring.console}", "-serial", "chardev:console"]
+    argv += ["-device", "virtio-serial-pci"]
+    for number, (name, path) in enumerate(
+        (("out", wiring.out), ("err", wiring.err), ("control", wiring.control)), start=1
+    ):
+        argv += ["-chardev", f"file,id={name},path={path},append=on"]
+        argv += ["-device", f"virtserialport,chardev={name},name=lab.{name},nr={number}"]
+    for image in (userland.image, kernel.disk):
+        # snapshot=on: what the guest writes goes to a temporary file, the image stays pristine.
+        drive = f"file={image},format=raw,if=virtio,snapshot=on,cache=unsafe"
+        argv += ["-drive", drive]
+    for tag, (path, readonly) in shares.items():
+        share = f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap"
+        argv += ["-virtfs", share + (",readonly=on" if readonly else "")]
+    argv += ["-device", "virtio-rng-pci"]
+    return argv
+
+
+def accelerator(wanted: str, kernel: Kernel) -> str:
+    """Turn "auto" into "kvm" or "tcg"; what was found is remembered in the cache."""
+    if wanted != "auto":
+        return wanted
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    memory = cache.root() / "accel.json"
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        known = {}
+    # Another boot may be another kernel, or another host below this one.
+    if known.get("boot_id") == boot_id and known.get("accel") in ("kvm", "tcg"):
+        return str(known["accel"])
+    accel = "kvm" if _kvm_boots(kernel) else "tcg"
+    cache.say(f"/dev/kvm {'works' if accel == 'kvm' else 'does not boot a stock kernel'}: {accel}")
+    fresh = memory.with_suffix(".new")
+    fresh.write_text(json.dumps({"boot_id": boot_id, "accel": accel}), encoding="utf-8")
+    fresh.rename(memory)
+    return accel
+
+
+def _kvm_boots(kernel: Kernel) -> bool:
+    """Try KVM for a few seconds: it may exist and still hang with a stock kernel."""
+    with tempfile.TemporaryDirectory(prefix="directmap-lab-") as name:
+        console = Path(name) / "console"
+        hardware = Hardware(memory_mb=1024, cpus=1, la57=False, accel="kvm")
+        argv = [QEMU, *hardware.flags()]
+        # With nothing but the modules' initramfs the kernel panics for want of an init: that it
+        # came so far is all we ask.
+        argv += _bare(kernel, kernel.initramfs, "console=ttyS0 panic=-1 rdinit=/none root=/none")
+        argv += ["-serial", f"file:{console}"]
+        with subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as qemu:
+            deadline = time.monotonic() + _KVM_SECONDS
+            while time.monotonic() < deadline and qemu.poll() is None:
+                time.sleep(0.2)
+            qemu.kill()
+        try:
+            return b"Kernel panic" in console.read_bytes()
+        except FileNotFoundError:
+            return False
+
+
+def memory_mb(text: str) -> int:
+    """Parse "8G" or "6144M" into MB."""
+    units = {"G": 1024, "M": 1}
+    number, unit = text[:-1], text[-1:].upper()
+    if unit not in units or not number.isdigit() or not int(number):
+        raise LabError(f"--memory {text}: expected a size such as 8G or 6144M.")
+    return int(number) * units[unit]
