@@ -1,0 +1,147 @@
+"""The manifest of a trace: what was recorded, where, by what, and what was lost.
+
+`manifest.json` is written last, so its presence says that the recording ended or was recovered. `REQUIRED` names the
+keys every reader may rely on; `check` holds a manifest from a stranger against it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from collect.errors import TraceError
+from collect.schema import FORMAT_VERSION, TABLES
+
+__all__ = ["FORMAT", "MANIFEST", "REQUIRED", "check", "read"]
+
+FORMAT = "directmap-trace"
+MANIFEST = "manifest.json"
+
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_PFN = 1 << 40
+"""Page frame numbers of x86-64 have at most 52 - 12 bits (Intel SDM vol. 3A, 4.1.4, MAXPHYADDR)."""
+
+REQUIRED: dict[str, type] = {
+    "format": str,  # FORMAT
+    "format_version": int,
+    "tool_version": str,
+    "complete": bool,  # False: recovered from a journal, the end snapshot may be missing
+    "command": list,  # the recorder's command line
+    "created": str,  # ISO 8601, UTC
+    "ts_start_ns": int,  # CLOCK_MONOTONIC when the start snapshot was exact
+    "ts_end_ns": int,
+    "kernel": dict,  # release, version, boot_id, cmdline, config {CONFIG_X: value}
+    "cpu": dict,  # model, n_possible, n_online, emulated (bool), hypervisor (str or null)
+    "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
+    "recorder": dict,  # pid, tgid
+    "probes": dict,  # attached [name], missing [{name, why, costs}]
+    "sampling": dict,  # pages: "scoped" | "all" | "none"
+    "losses": dict,  # class: events lost
+    "tables": dict,  # table: [{file, rows, bytes}]
+}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The checked manifest of the trace in `directory`. Raises TraceError."""
+    path = directory / MANIFEST
+    if not directory.exists():
+        raise TraceError(f"{directory}: no such directory; give the directory that `directmap-collect record -o` wrote")
+    if not directory.is_dir():
+        raise TraceError(f"{directory}: not a directory; give the directory that holds {MANIFEST}")
+    if not path.is_file():
+        if (directory / "journal").is_dir():
+            raise TraceError(
+                f"{path}: missing, but a journal is there: the recorder was killed or still runs; "
+                f"finish it with `directmap-collect recover {directory}`"
+            )
+        raise TraceError(f"{path}: missing; this is not a directmap trace, or it was copied without its manifest")
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise TraceError(
+                f"{path}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so not a manifest; copy the trace anew"
+            )
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise TraceError(
+            f"{path}: unreadable ({_first_line(error)}); copy the trace anew from where it was recorded"
+        ) from None
+    check(manifest, path)
+    return manifest  # type: ignore[no-any-return]
+
+
+def check(manifest: object, path: Path) -> None:
+    """Hold a parsed manifest against `REQUIRED` and the bounds of the format. Raises TraceError."""
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise TraceError(f"{path}: not the manifest of a directmap trace; give the directory that the recorder wrote")
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise TraceError(
+            f"{path}: format_version is {str(version)[:40]!r}, not a number from 1 up; copy the trace anew"
+        )
+    if version > FORMAT_VERSION:
+        raise TraceError(
+            f"{path}: format version {version}, this directmap reads up to {FORMAT_VERSION}; install a newer directmap"
+        )
+    for key, kind in REQUIRED.items():
+        if not isinstance(manifest.get(key), kind):
+            raise TraceError(f"{path}: key {key!r} is missing or not a {kind.__name__}; copy the trace anew")
+    for key in ("ts_start_ns", "ts_end_ns"):
+        if not 0 <= manifest[key] < 1 << 63:
+            raise TraceError(f"{path}: key {key!r} is out of range; copy the trace anew")
+    _check_memory(manifest["memory"], path)
+    _check_tables(manifest["tables"], path)
+    losses = manifest["losses"]
+    if not all(isinstance(value, int) and value >= 0 for value in losses.values()):
+        raise TraceError(f"{path}: 'losses' must map names to counts; copy the trace anew")
+
+
+def _check_memory(memory: dict[str, Any], path: Path) -> None:
+    max_pfn = memory.get("max_pfn")
+    if not isinstance(max_pfn, int) or not 0 < max_pfn <= MAX_PFN:
+        raise TraceError(
+            f"{path}: memory.max_pfn is {str(max_pfn)[:40]!r}, not a page frame number; copy the trace anew"
+        )
+    if memory.get("paging_levels") not in (4, 5):
+        raise TraceError(f"{path}: memory.paging_levels must be 4 or 5; copy the trace anew")
+    ranges = memory.get("ranges")
+    if not isinstance(ranges, list):
+        raise TraceError(f"{path}: memory.ranges is missing; copy the trace anew")
+    last = 0
+    for pair in ranges:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(pfn, int) for pfn in pair)):
+            raise TraceError(f"{path}: memory.ranges must hold pairs [first_pfn, end_pfn]; copy the trace anew")
+        if not last <= pair[0] < pair[1] <= max_pfn:
+            raise TraceError(f"{path}: memory.ranges is not ascending or passes max_pfn; copy the trace anew")
+        last = pair[1]
+    for key in ("rodata", "kfence_pool"):
+        pair = memory.get(key)
+        if pair is not None and not (
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(n, int) and 0 <= n <= MAX_PFN for n in pair)
+        ):
+            raise TraceError(f"{path}: memory.{key} must be a pair of page frame numbers or null; copy the trace anew")
+
+
+def _check_tables(tables: dict[str, Any], path: Path) -> None:
+    for name in TABLES:
+        segments = tables.get(name)
+        if not isinstance(segments, list):
+            raise TraceError(f"{path}: table {name!r} is not listed; copy the trace anew")
+        for segment in segments:
+            if not (
+                isinstance(segment, dict)
+                and isinstance(segment.get("file"), str)
+                and isinstance(segment.get("rows"), int)
+                and isinstance(segment.get("bytes"), int)
+            ):
+                raise TraceError(f"{path}: a segment of table {name!r} lacks file, rows or bytes; copy the trace anew")
+            file = segment["file"]
+            if not file.startswith(f"{name}-") or not file.endswith(".parquet") or "/" in file or "\0" in file:
+                raise TraceError(
+                    f"{path}: table {name!r} names the file {file[:80]!r}, not {name}-NNNNN.parquet; copy the trace anew"
+                )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,139 @@
+"""Opens a trace and checks it: sizes before contents, schemas before rows, so that damage is named and never believed.
+
+Example::
+
+    trace = open_trace(Path("sample_traces/6.1-churn"))
+    changes = trace.table("changes", ["ts_ns", "pfn", "n_pages"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from collect import manifest as manifests
+from collect.errors import TraceError
+from collect.schema import TABLES, empty_table
+
+__all__ = ["Trace", "open_trace"]
+
+MAX_SEGMENT_ROWS = 1 << 26
+"""No segment of ours holds more: the writer rolls at 64 MiB, and no row takes less than a byte."""
+
+MAX_SEGMENT_BYTES_PER_ROW = 1 << 14
+MIN_SEGMENT_BYTES_ALLOWED = 1 << 26
+
+
+class Trace:
+    """An opened trace: its manifest, and its tables on request.
+
+    Attributes:
+        path: the directory.
+        manifest: the checked `manifest.json` (see `collect.manifest.REQUIRED`).
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def n_rows(self, name: str) -> int:
+        """Rows of a table, as the manifest states them."""
+        return sum(segment["rows"] for segment in self.manifest["tables"][name])
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, or the named columns of it, in the order of its segments. Raises TraceError."""
+        wanted = list(columns) if columns is not None else TABLES[name].names
+        parts = [_read_segment(self.path / s["file"], name, s, wanted) for s in self.manifest["tables"][name]]
+        if not parts:
+            return empty_table(name).select(wanted)
+        return pa.concat_tables(parts).combine_chunks()
+
+
+def open_trace(directory: Path | str) -> Trace:
+    """Open a trace and check that every file is there, whole and of the right schema. Raises TraceError.
+
+    Checks the manifest, every file's size and every Parquet footer; the rows themselves are checked (page checksums)
+    when they are read.
+    """
+    path = Path(directory)
+    manifest = manifests.read(path)
+    for name in TABLES:
+        for segment in manifest["tables"][name]:
+            _open_segment(path / segment["file"], name, segment).close()
+    return Trace(path, manifest)
+
+
+def _open_segment(path: Path, name: str, segment: dict[str, Any]) -> pq.ParquetFile:
+    """A Parquet file whose size, row count and schema are what the manifest and the format say."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise TraceError(
+            f"{path}: missing, though the manifest lists it; copy the trace anew from where it was recorded"
+        ) from None
+    if size != segment["bytes"]:
+        raise TraceError(
+            f"{path}: {size} bytes, the manifest says {segment['bytes']}: truncated or replaced; "
+            "copy the trace anew from where it was recorded"
+        )
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        footer = file.metadata
+        schema = file.schema_arrow.remove_metadata()
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise _damaged(path, error) from None
+    if not schema.equals(TABLES[name]):
+        file.close()
+        raise TraceError(
+            f"{path}: not the columns of table {name!r} ({_difference(schema, TABLES[name])}); it belongs to another trace or tool"
+        )
+    if footer.num_rows != segment["rows"] or footer.num_rows > MAX_SEGMENT_ROWS:
+        file.close()
+        raise TraceError(
+            f"{path}: footer says {footer.num_rows} rows, the manifest {segment['rows']}; copy the trace anew"
+        )
+    unpacked = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    counted = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    if (
+        counted != footer.num_rows
+        or unpacked < 0
+        or unpacked > max(MIN_SEGMENT_BYTES_ALLOWED, size * MAX_SEGMENT_BYTES_PER_ROW)
+    ):
+        file.close()
+        raise TraceError(
+            f"{path}: the footer contradicts itself (rows or unpacked size forged); do not trust this trace"
+        )
+    return file
+
+
+def _read_segment(path: Path, name: str, segment: dict[str, Any], columns: list[str]) -> pa.Table:
+    with _open_segment(path, name, segment) as file:
+        try:
+            table = file.read(columns=columns, use_threads=True).select(columns)
+            table.validate(full=True)
+        except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError) as error:
+            raise _damaged(path, error) from None
+    if table.num_rows != segment["rows"] or any(column.null_count for column in table.columns):
+        raise TraceError(
+            f"{path}: holds {table.num_rows} rows or empty cells where {segment['rows']} whole rows should be; copy the trace anew"
+        )
+    return table.replace_schema_metadata(None)
+
+
+def _damaged(path: Path, error: BaseException) -> TraceError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return TraceError(f"{path}: damaged, or not Parquet ({reason}); copy the trace anew from where it was recorded")
+
+
+def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    missing = [name for name in wanted.names if name not in found.names]
+    extra = [name for name in found.names if name not in wanted.names]
+    if missing:
+        return f"missing {', '.join(missing[:5])}"
+    if extra:
+        return f"unknown {', '.join(str(name)[:40] for name in extra[:5])}"
+    return "types or order differ"
