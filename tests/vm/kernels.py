@@ -143,7 +143,7 @@ def _unpack_with_parts(
     """Unpack a package and those parts of the same kernel that it depends on."""
     versions[package] = apt.unpack(package, tree)
     depends = apt.fields(package).get("Depends", "")
-    parts = re.findall(r"\blinux-(?:binary|modules|headers|kbuild)-[^\s,(|:]+", depends)
+    parts = re.findall(r"\blinux-(?:base|binary|modules|headers|kbuild)-\d[^\s,(|:]+", depends)
     for part in parts:
         if part not in versions:
             _unpack_with_parts(apt, part, tree, versions)

@@ -136,7 +136,8 @@ def _install(tree: Path) -> None:
             shutil.copyfile(f"/etc/{name}", tree / "etc" / name)
     _chroot(
         tree,
-        "apt-get -q update -o Acquire::Retries=3\n"
+        # A mirror may lag behind a moving suite; what it serves is signed all the same.
+        "apt-get -q update -o Acquire::Retries=3 -o Acquire::Check-Valid-Until=false\n"
         "apt-get -qy --no-install-recommends -o Acquire::Retries=3 install "
         + " ".join(_PACKAGES)
         + "\napt-get clean\nrm -rf /var/lib/apt/lists/*",
