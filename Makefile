@@ -1,0 +1,79 @@
+# `make demo` and `make test` need python3 (3.11 or newer, with venv) and make; they build .venv themselves.
+# The lab needs root, once, for `make lab-setup` and for building a guest's userland.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# How often a broken download is tried again before giving up.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 5 --timeout 60
+TRIES := 3
+
+KERNEL ?= 6.1
+LOAD ?= churn
+OUT ?= lab/$(KERNEL)-$(LOAD)
+LAB_KERNELS := 5.10 6.1 7.2
+# MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900, and AGED=1 or LA57=1 as switches.
+LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(if $(SEED),--seed $(SEED)) \
+	$(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
+	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint lab lab-setup lab-verify clean
+
+help: ## this list
+	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo; echo "  make lab KERNEL=6.1 LOAD=churn [MEMORY=8G CPUS=2 SEED=1 AGED=1 LA57=1 OUT=DIR]"
+
+demo: $(VENV)/.installed ## report and replay of every trace in sample_traces/, as one page
+	@$(BIN)/python -m replay.demo --traces sample_traces -o demo --force
+
+test: lint ## lint, then every test that needs neither root nor a guest
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test ## ruff and mypy
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+
+lab-setup: ## install what the lab needs on this machine (root)
+	$(PYTHON) -m tests.vm setup
+
+lab: ## record LOAD on Debian's KERNEL in a guest, into OUT (variables: below)
+	$(PYTHON) -m tests.vm record --kernel $(KERNEL) --load $(LOAD) $(LAB_OPTIONS) -o $(OUT)
+
+lab-verify: $(VENV)/.installed ## record churn on 5.10, 6.1 and 7.2 and verify each recording
+	set -e; for kernel in $(LAB_KERNELS); do \
+		rm -rf lab/verify-$$kernel; \
+		$(PYTHON) -m tests.vm record --kernel $$kernel --load churn $(LAB_OPTIONS) -o lab/verify-$$kernel; \
+		$(BIN)/python -m analyze verify lab/verify-$$kernel; \
+	done
+
+clean: ## remove what make built here (.venv, demo, caches); recordings in lab/ stay
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "directmap needs Python 3.11 or newer as python3 (or: make PYTHON=python3.12 ...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "this Python has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "building $(VENV), once" >&2
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# $(call install,FILES): several tries, for a download may break off.
+define install
+	@for try in $$(seq $(TRIES)); do \
+		$(PIP_INSTALL) $(1) && exit 0; \
+		echo "installing failed (try $$try of $(TRIES))" >&2; sleep $$((try * 5)); \
+	done; echo "could not install the packages that $(filter-out -r,$(1)) lists: is the package index reachable?" >&2; exit 1
+endef
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(call install,-r requirements.txt)
+	@touch $@
+
+$(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
+	$(call install,-r requirements-test.txt)
+	@touch $@
