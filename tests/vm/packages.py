@@ -71,6 +71,9 @@ class Apt:
             "Dir::State::Lists": self.home / "lists",
             "Dir::State::status": self.home / "status",
             "Dir::Cache": self.home / "cache",
+            # Container images switch these off, and every question then takes eight seconds.
+            "Dir::Cache::pkgcache": "pkgcache.bin",
+            "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
             "APT::Architecture": "amd64",
             "APT::Architectures": "amd64",
             "APT::Sandbox::User": "",  # the sandbox user cannot enter a cache under /root
