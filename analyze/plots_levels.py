@@ -1,0 +1,182 @@
+"""Memory mapped by 1G, 2M and 4K entries over time, and under it, on the same time axis, who split what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, drawing
+
+__all__ = ["LevelsOverTime", "SplitsOverTime", "levels_figure"]
+
+PAGES_PER_GIB = 1 << 18
+MAX_TICKS = 1200
+"""More ticks than this in a row cannot be told apart at any size that we draw."""
+
+
+@dataclass(frozen=True)
+class LevelsOverTime:
+    """Pages of 4 KiB mapped by each level, from each moment on; all arrays of one length, at least 1."""
+
+    t_s: npt.NDArray[np.float64]
+    pages_1g: npt.NDArray[np.int64]
+    pages_2m: npt.NDArray[np.int64]
+    pages_4k: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SplitsOverTime:
+    """One row a split, in order of time; all arrays of one length."""
+
+    t_s: npt.NDArray[np.float64]
+    user: npt.NDArray[np.object_]
+    """A key of `USERS`; anything else is drawn as "other"."""
+    is_1g: npt.NDArray[np.bool_]
+    """True where a 1G entry became 2M entries, False where a 2M entry became 4K entries."""
+
+
+def levels_figure(levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float) -> Figure:
+    """The figure. `duration_s` is the length of the recording, the end of the time axis."""
+    present = [name for name in USERS if np.any(_users(splits) == name)]
+    rows = max(len(present), 1)
+    with drawing():
+        figure = Figure(figsize=(8.6, 2.9 + 0.42 * rows), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.3, 0.42 * rows])
+        _draw_levels(top, levels, splits, duration_s)
+        _draw_users(bottom, present, splits, duration_s)
+        bottom.set_xlim(0.0, max(duration_s, 1e-3))
+        bottom.set_xlabel("seconds since the start snapshot")
+    return figure
+
+
+def _users(splits: SplitsOverTime) -> npt.NDArray[np.object_]:
+    known = np.isin(splits.user.astype(str), list(USERS))
+    return np.where(known, splits.user, "other")
+
+
+def _draw_levels(axes: Axes, levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float) -> None:
+    t_s = np.append(levels.t_s, max(duration_s, float(levels.t_s[-1])))
+    parts = {"1G": levels.pages_1g, "2M": levels.pages_2m, "4K": levels.pages_4k}
+    below = np.zeros(len(t_s))
+    for name, pages in parts.items():
+        gib = np.append(pages, pages[-1]) / PAGES_PER_GIB
+        above = below + gib
+        axes.fill_between(t_s, below, above, step="post", color=LEVELS[name].light, linewidth=0)
+        axes.plot(t_s, above, drawstyle="steps-post", color=FAINT if name != "4K" else INK, linewidth=0.8)
+        below = above
+    total = float(below.max())
+    axes.set_ylim(0.0, total * 1.02 if total else 1.0)
+    axes.set_ylabel("physical memory [GiB]")
+    axes.set_title("Memory by the size of the entries that map it", loc="left", fontsize=10, fontweight="bold")
+    _label_ends(axes, parts, total)
+    starts = splits.t_s[splits.is_1g]
+    for t in starts[:64]:
+        axes.axvline(float(t), color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=3)
+    if len(starts):
+        text = "1G entry split" if len(starts) == 1 else f"1G entries split: {len(starts)}"
+        right = float(starts[0]) > 0.6 * duration_s
+        axes.annotate(
+            text,
+            (float(starts[0]), 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if right else 4, -9),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=8,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0, "alpha": 0.75},
+        )
+
+
+def _label_ends(axes: Axes, parts: dict[str, npt.NDArray[np.int64]], total: float) -> None:
+    """Name each level at the right edge with what it held at the start and at the end."""
+    floor = 0.0
+    wanted: list[tuple[float, str]] = []
+    for name, pages in parts.items():
+        start, end = float(pages[0]) / PAGES_PER_GIB, float(pages[-1]) / PAGES_PER_GIB
+        wanted.append((floor + end / 2, f"{name}  {_gib(start)} → {_gib(end)}"))
+        floor += end
+    gap = 0.12 * (total or 1.0)
+    y = -gap
+    placed: list[float] = []
+    for position, _ in wanted:
+        y = max(position, y + gap)
+        placed.append(y)
+    excess = max(0.0, placed[-1] - (total or 1.0))
+    for (_, text), height in zip(wanted, placed, strict=True):
+        axes.annotate(
+            text,
+            (1.0, height - excess),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+        )
+
+
+def _gib(value: float) -> str:
+    return f"{value:.2f} GiB" if value >= 0.1 or value == 0.0 else f"{value * 1024:.0f} MiB"
+
+
+def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration_s: float) -> None:
+    """A row for each user: how many 2M entries it has split so far, a tick for each split, a diamond for a 1G entry."""
+    users = _users(splits)
+    most = max((int(np.sum((users == name) & ~splits.is_1g)) for name in present), default=1) or 1
+    for row, name in enumerate(reversed(present)):
+        look, own = USERS[name], users == name
+        t_2m, t_1g = splits.t_s[own & ~splits.is_1g], splits.t_s[own & splits.is_1g]
+        steps = np.concatenate([[0.0], t_2m, [duration_s]])
+        counts = np.concatenate([np.arange(len(t_2m) + 1), [len(t_2m)]]) / most * 0.62
+        base = row + 0.2
+        axes.fill_between(steps, base, base + counts, step="post", color=look.light, alpha=0.55, linewidth=0)
+        axes.plot(steps, base + counts, drawstyle="steps-post", color=look.light, linewidth=1.0)
+        ticks = _thinned(t_2m, duration_s)
+        xs = np.repeat(ticks, 3)
+        ys = np.tile([row + 0.04, row + 0.18, np.nan], len(ticks))
+        axes.plot(xs, ys, color=look.light, linewidth=0.8, solid_capstyle="butt")
+        axes.plot(
+            t_1g,
+            np.full(len(t_1g), row + 0.5),
+            linestyle="none",
+            marker="D",
+            markersize=5.5,
+            markerfacecolor=look.light,
+            markeredgecolor=INK,
+            markeredgewidth=0.9,
+            clip_on=False,
+            zorder=4,
+        )
+        axes.annotate(
+            f"{len(t_2m)} × 2M" + (f", {len(t_1g)} × 1G" if len(t_1g) else ""),
+            (1.0, row + 0.42),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            annotation_clip=False,
+        )
+        if row:
+            axes.axhline(row - 0.04, color=FAINT, linewidth=0.5)
+    axes.set_yticks(np.arange(len(present)) + 0.42, [USERS[name].label for name in reversed(present)])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.04, max(len(present), 1))
+    axes.set_title(
+        "Who split it: a tick for each 2M entry, ◆ for a 1G entry, rising with the count",
+        loc="left",
+        fontsize=10,
+        fontweight="bold",
+    )
+    if not present:
+        axes.text(0.5, 0.5, "nobody split anything", transform=axes.transAxes, ha="center", va="center")
+
+
+def _thinned(t_s: npt.NDArray[np.float64], duration_s: float) -> npt.NDArray[np.float64]:
+    """At most MAX_TICKS moments: those that fall on one tick's width count once."""
+    width = max(duration_s, 1e-9) / MAX_TICKS
+    return np.unique(np.round(t_s / width)) * width
