@@ -1,0 +1,128 @@
+"""`bpf_prog_pack`: many BPF images in one area that is made read-only once."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from collect.schema import HUGE_FRAME_PAGES, Pte, RegionKind
+from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement, as_recorded
+from replay.policies.base import Outcome, Policy
+from replay.prog_packs import CHUNK_BYTES, PackRun, chunks_of, run_packs
+from replay.requests import Requests
+
+__all__ = ["ProgPack", "spread"]
+
+Int64 = npt.NDArray[np.int64]
+
+PAGE_BYTES = 4096
+_RW = int(Pte.RW)
+
+
+class ProgPack(Policy):
+    """BPF images share packs of 2 MiB times nodes; everything else stays as recorded.
+
+    Source: Song Liu, commit 57631054fae6 (Linux 5.18), kernel/bpf/core.c; pack size since d6170e4aaf86.
+
+    Mechanism: see `replay.prog_packs`. A new pack is made read-only and executable once, page by page in the direct
+    map because vmalloc maps it by 4K entries; images written into it later change no mapping. An emptied pack is
+    freed, and vfree resets its pages one by one. A larger image keeps its own pages, as recorded.
+
+    Not modelled: where the 512 x nodes single pages of a pack come from. Results span two placements: all of a pack in
+    one 2 MiB block a node, and spread over as many frames as the recorded kernel's own image pages were.
+    Programs that come to need a pack sooner because of alignment by the JIT, and trampolines, which older kernels
+    allocate as whole pages and the pack takes in later versions.
+    """
+
+    name = "prog-pack"
+    title = "bpf_prog_pack (Linux 5.18)"
+    parameters: ClassVar[dict[str, str]] = {
+        "pack": "2 MiB x nodes with memory",
+        "chunk": f"{CHUNK_BYTES} bytes, first fit",
+    }
+
+    def place(self, requests: Requests, host: Host) -> Outcome:
+        images = (requests.asked_kind == RegionKind.BPF_IMAGE) & (requests.kind != RegionKind.BPF_PACK)
+        if requests.has_packs:
+            return Outcome(
+                [as_recorded(requests)], identity=True, caveats=["The recorded kernel already has bpf_prog_pack."]
+            )
+        if not images.any():
+            return Outcome(
+                [as_recorded(requests)], identity=True, caveats=["The trace holds no BPF image: nothing to pack."]
+            )
+        pack_pages = HUGE_FRAME_PAGES * host.n_nodes
+        event_request, is_free, event_ns = requests.events(images)
+        n_chunks = chunks_of(requests.asked_bytes)
+        run = run_packs(event_request, is_free, n_chunks, pack_pages * PAGE_BYTES // CHUNK_BYTES)
+        in_pack = run.pack >= 0
+        wide = spread(requests.pfn[in_pack[requests.owner()]], pack_pages)
+        idle = run.n_live * pack_pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES)
+        placements = [
+            Placement(
+                dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
+                swallowed=in_pack,
+                n_blocks=len(run.made_event) * n_blocks,
+                acts=_acts(run, event_ns, pack_pages, n_blocks),
+                idle_ns=event_ns,
+                idle_pages=idle,
+                served=int(np.count_nonzero(in_pack)),
+                as_recorded=int(np.count_nonzero(~in_pack)),
+                pages_unmapped=0,
+            )
+            for n_blocks in sorted({host.n_nodes, max(wide, host.n_nodes)})
+        ]
+        return Outcome(
+            placements,
+            caveats=[
+                f"A pack's {pack_pages} pages are single pages that the recorded kernel never allocated. Lower bound: "
+                f"{host.n_nodes} block(s) of 2 MiB a pack; upper: {wide} frames a pack, the spread of as many of the "
+                f"recorded images' own pages. In theory a pack may touch {pack_pages} frames."
+            ],
+            narrow=["A recording of the same load on a kernel that has packs tells where their pages come from."],
+        )
+
+
+def spread(pfn: Int64, n: int) -> int:
+    """Most distinct 2 MiB frames among any n pages in a row of `pfn`; scaled up where there are fewer than n."""
+    frame = pfn[pfn >= 0] // HUGE_FRAME_PAGES
+    if not len(frame):
+        return n
+    if len(frame) < n:
+        return min(n, -(-len(np.unique(frame)) * n // len(frame)))
+    windows = np.lib.stride_tricks.sliding_window_view(frame, n)[:: max(n // 8, 1)]
+    ordered = np.sort(windows, axis=1)
+    return int((np.count_nonzero(np.diff(ordered, axis=1), axis=1) + 1).max())
+
+
+def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int) -> Acts:
+    """Making each pack read-only (and executable, which the direct map never sees), and its reset when it goes."""
+    n_packs = len(run.made_event)
+    pack = np.repeat(np.arange(n_packs), n_blocks)
+    part = np.tile(np.arange(n_blocks), n_packs)
+    pages = pack_pages // n_blocks + (part < pack_pages % n_blocks)
+    head = part == 0  # calls and flushes are counted once a pack
+    made = _rows(event_ns[run.made_event[pack]], pack, part, n_blocks, pages, 0, _RW, 2 * head, 2 * head, 0 * pages)
+    gone = run.gone_event[pack] >= 0
+    when = event_ns[np.where(gone, run.gone_event[pack], 0)]
+    reset = [
+        _rows(when, pack, part, n_blocks, pages, 0, INVALID_CLR, pages, 0 * pages, 1 * head),
+        _rows(when, pack, part, n_blocks, pages, INVALID_CLR, 0, pages, 0 * pages, 0 * pages),
+    ]
+    columns = [np.concatenate((m, r[gone], d[gone])) for m, r, d in zip(made, *reset, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    ts, place, n, mask_set, mask_clr, calls, call_flushes, range_flushes = (column[order] for column in columns)
+    return Acts(
+        ts, place, n, mask_set.astype(np.uint64), mask_clr.astype(np.uint64), calls, call_flushes, range_flushes
+    )
+
+
+def _rows(
+    ts: Int64, pack: Int64, part: Int64, n_blocks: int, pages: Int64, mask_set: int, mask_clr: int,
+    calls: Int64, call_flushes: Int64, range_flushes: Int64,
+) -> list[Int64]:  # fmt: skip
+    place = SYMBOLIC + (pack * n_blocks + part) * HUGE_FRAME_PAGES
+    n = len(ts)
+    return [ts, place, pages, np.full(n, mask_set), np.full(n, mask_clr), calls, call_flushes, range_flushes]
