@@ -1,0 +1,114 @@
+"""The HTML of our pages: what a trace's section holds, and how it is rendered.
+
+Everything that comes from a trace is text, and jinja2 escapes it; only pictures drawn by us enter as markup.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from markupsafe import Markup
+
+from analyze.plots_style import CSS
+from collect import __version__
+
+__all__ = ["Check", "Picture", "StackView", "TraceView", "UserRow", "UserView", "plain", "render"]
+
+State = Literal["good", "bad", "none"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a trace: passed ("good"), failed ("bad"), or something to know that is neither ("none")."""
+
+    name: str
+    state: State
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG of ours, what it shows, and the files beside the page that hold the same."""
+
+    svg: Markup
+    caption: str
+    files: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class UserRow:
+    """One name and process of a user of the direct map."""
+
+    name: str
+    process: str
+    n_2m: int
+    n_1g: int
+    held: str
+
+
+@dataclass(frozen=True)
+class UserView:
+    """One user of the direct map; `key` is a key of `plots_style.USERS`."""
+
+    key: str
+    label: str
+    n_2m: int
+    n_1g: int
+    held: str
+    rows: Sequence[UserRow] = ()
+    more: str = ""
+    """What was left out, in words."""
+
+
+@dataclass(frozen=True)
+class StackView:
+    key: str
+    summary: str
+    frames: Sequence[str]
+
+
+@dataclass(frozen=True)
+class TraceView:
+    """All that a page says of one trace, in the order in which it says it."""
+
+    slug: str
+    title: str
+    subtitle: str
+    answer: str
+    verdict: Check
+    checks: Sequence[Check]
+    levels: Picture
+    map: Picture
+    users: Sequence[UserView]
+    users_note: str
+    stacks: Sequence[StackView]
+    limits: Sequence[str]
+    provenance: Sequence[tuple[str, str]] = field(default_factory=list)
+
+
+def plain(text: str, longest: int = 200) -> str:
+    """Text from a trace, fit for a page, a file and a terminal: no control, format or private characters, not too long.
+
+    Among what goes are escape sequences of terminals and marks that turn the direction of writing.
+    """
+    kept = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text[: longest * 4])
+    return kept if len(kept) <= longest else kept[: longest - 1] + "…"
+
+
+def render(template: str, *, templates: Sequence[Path] = (), **context: Any) -> str:
+    """Fill in a template of ours, or of `templates`, which may extend ours."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([TEMPLATES, *templates]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(tool_version=__version__, plot_css=Markup(CSS), **context)
