@@ -92,7 +92,8 @@ def _cells(states: npt.NDArray[np.uint8], grid: _Grid) -> npt.NDArray[np.uint8]:
     size = grid.across * grid.down
     padded = np.full(grid.n_blocks * size * grid.frames_per_cell, HOLE, np.uint8)
     padded[: len(states)] = states
-    return padded.reshape(grid.n_blocks * size, grid.frames_per_cell).max(axis=1).reshape(grid.n_blocks, size)
+    cells: npt.NDArray[np.uint8] = padded.reshape(-1, grid.frames_per_cell).max(axis=1).reshape(grid.n_blocks, size)
+    return cells
 
 
 def _title(grid: _Grid, n_split_1g: int) -> str:

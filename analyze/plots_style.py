@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -74,7 +75,7 @@ CSS = f"""\
 """
 """Sets every colour that `inline_svg` names. Paper stays light: the dark set is for screens only."""
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "svg.hashsalt": "directmap",  # the same input gives the same bytes
     "font.family": "sans-serif",
@@ -134,7 +135,6 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     for variable, look in _THEME.items():
         text = text.replace(look.light, f"var(--dm-{variable}, {look.light})")
-    text = re.sub(r"(font: |font-family: )", r"\1", text)
     label = _escape(description)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}" class="plot"', 1)
 

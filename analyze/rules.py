@@ -1,0 +1,305 @@
+"""How a change of page attributes changes the direct map: `__change_page_attr_set_clr`, rule by rule.
+
+Source: arch/x86/mm/pat/set_memory.c ("sm"), the same from Linux 5.10 to 7.3; functions are named where a rule is.
+Attributes are in the form of a 4K entry throughout (`collect.schema.Pte`), so the kernel's conversions between the
+formats of large and small entries fall away.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from analyze.entries import (
+    FRAME,
+    FRAME_SHIFT,
+    GIGA,
+    GIGA_SHIFT,
+    RODATA_END,
+    RODATA_FIRST,
+    SYMBOLIC,
+    Entries,
+    attr_code,
+    open_slab,
+    split_frame,
+    split_giga,
+)
+from analyze.jit import kernel
+from collect.schema import Level, Pte
+
+__all__ = ["ATTRS_OVERFLOW", "LOG_FULL", "SplitLog", "Window", "change_range", "new_log", "no_window"]
+
+K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
+
+ATTRS_OVERFLOW = -1
+"""`change_range` ran out of attribute codes: the trace is forged."""
+LOG_FULL = -2
+"""`change_range` found no room in the split log."""
+
+_P = np.uint64(int(Pte.P))
+_RW = np.uint64(int(Pte.RW))
+_G = np.uint64(int(Pte.G))
+_ZERO = np.uint64(0)
+_KERNPG_TABLE = np.uint64(int(Pte.P | Pte.RW | Pte.A | Pte.D))  # asm/pgtable_types.h, without the encryption bit
+
+_KEEP, _REWRITE, _SPLIT, _SPLIT_STATIC = range(4)
+
+
+class SplitLog(NamedTuple):
+    """Splits in the order in which they took effect; `n[0]` are filled."""
+
+    row: npt.NDArray[np.int64]  # row of the change that caused it
+    ts_ns: npt.NDArray[np.int64]  # exit of that change
+    pfn: npt.NDArray[np.int64]  # first page of the leaf that was split
+    page: npt.NDArray[np.int64]  # the page whose change split it
+    level: npt.NDArray[np.uint8]  # Level that was split: 3 (1G -> 2M) or 2 (2M -> 4K)
+    attrs: npt.NDArray[np.uint64]  # of the leaf that was split
+    n: npt.NDArray[np.int64]
+
+
+class Window(NamedTuple):
+    """Per 2M frame, the times between which changes count; arrays of length 0 let every change count."""
+
+    lo: npt.NDArray[np.int64]  # a change counts if its exit comes after this
+    hi: npt.NDArray[np.int64]  # and its entry before this
+
+
+def new_log(capacity: int) -> SplitLog:
+    """An empty log. One map needs no more than a cell per 2M frame and 1G range, while nothing collapses."""
+    return SplitLog(
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.int64),
+        np.empty(capacity, np.uint8),
+        np.empty(capacity, np.uint64),
+        np.zeros(1, np.int64),
+    )
+
+
+def no_window() -> Window:
+    """The window that lets every change count."""
+    return Window(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@kernel
+def _changed(value: np.uint64, mask_set: np.uint64, mask_clr: np.uint64) -> np.uint64:
+    """Masks applied; an entry that is not present loses G (sm: pgprot_clear_protnone_bits)."""
+    value = (value & ~mask_clr) | mask_set
+    if value & _P == _ZERO:
+        value &= ~_G
+    return value
+
+
+@kernel
+def _in_rodata(m: Entries, first: int, n_pages: int) -> bool:
+    return first < m.meta[RODATA_END] and first + n_pages > m.meta[RODATA_FIRST]  # type: ignore[no-any-return]
+
+
+@kernel
+def _decide(
+    m: Entries,
+    old: np.uint64,
+    first: int,
+    size: int,
+    page: int,
+    rest: int,
+    mask_set: np.uint64,
+    mask_clr: np.uint64,
+    force_split: bool,
+) -> tuple[int, np.uint64]:
+    """What becomes of a large leaf, and its new attributes (sm: __should_split_large_page)."""
+    if force_split:
+        return _SPLIT, old
+    rodata = _in_rodata(m, first, size)
+    if rodata and old & _P != _ZERO and old & _RW != _ZERO:
+        return _SPLIT_STATIC, old
+    wanted = _changed(old, mask_set, mask_clr)
+    if wanted == old:
+        return _KEEP, old
+    if page != first or rest < size:
+        return _SPLIT, old
+    if rodata and wanted & _P != _ZERO and wanted & _RW != _ZERO:
+        return _SPLIT, old
+    return _REWRITE, wanted
+
+
+@kernel
+def _log_split(log: SplitLog, row: int, ts_ns: int, pfn: int, page: int, level: int, attrs: np.uint64) -> bool:
+    at = log.n[0]
+    if at >= len(log.row):
+        return False
+    log.row[at] = row
+    log.ts_ns[at] = ts_ns
+    log.pfn[at] = pfn
+    log.page[at] = page
+    log.level[at] = level
+    log.attrs[at] = attrs
+    log.n[0] = at + 1
+    return True
+
+
+@kernel
+def _change_pages(m: Entries, page: int, n: int, mask_set: np.uint64, mask_clr: np.uint64, has_pgd: bool) -> int:
+    """Change `n` 4K entries of one split frame; how many got another value, or ATTRS_OVERFLOW."""
+    slab = m.frame_slab[page >> FRAME_SHIFT]
+    side = 1 if page >= m.meta[SYMBOLIC] else 0
+    start = page & (FRAME - 1)
+    n_changed = 0
+    known_old, known_new = -1, -1  # neighbours mostly hold the same attributes
+    for i in range(start, start + n):
+        code = np.int64(m.slabs[slab, i])
+        rodata = _in_rodata(m, page - start + i, 1)
+        if code == known_old and not rodata:
+            new = known_new
+        else:
+            if code == 0:
+                if not has_pgd:
+                    continue
+                value = (_KERNPG_TABLE & ~mask_clr) | mask_set
+            else:
+                value = _changed(m.attrs[code], mask_set, mask_clr)
+            if rodata and value & _P != _ZERO:
+                value &= ~_RW
+            new = attr_code(m, value)
+            if new < 0:
+                return ATTRS_OVERFLOW
+            if not rodata:
+                known_old, known_new = code, new
+        if code == 0:
+            m.counts[side, K4] += 1
+        if new != code:
+            m.slabs[slab, i] = new
+            n_changed += 1
+    return n_changed
+
+
+@kernel
+def _populate(m: Entries, page: int, rest: int, mask_set: np.uint64, mask_clr: np.uint64) -> int:
+    """Fill a hole at the start of, or inside, an unmapped frame (sm: populate_pgd); pages filled, or ATTRS_OVERFLOW."""
+    code = attr_code(m, (_KERNPG_TABLE & ~mask_clr) | mask_set)
+    if code < 0:
+        return ATTRS_OVERFLOW
+    side = 1 if page >= m.meta[SYMBOLIC] else 0
+    giga = page >> GIGA_SHIFT
+    if m.giga_level[giga] == 0:
+        if page & (GIGA - 1) == 0 and rest >= GIGA:
+            m.giga_level[giga] = G1
+            m.giga_code[giga] = code
+            m.counts[side, G1] += 1
+            return GIGA
+        m.giga_level[giga] = M2
+    frame = page >> FRAME_SHIFT
+    if page & (FRAME - 1) == 0 and rest >= FRAME:
+        m.frame_level[frame] = M2
+        m.frame_code[frame] = code
+        m.counts[side, M2] += 1
+        return FRAME
+    open_slab(m, frame, 0)
+    return 0
+
+
+@kernel
+def change_range(
+    m: Entries,
+    log: SplitLog,
+    window: Window,
+    row: int,
+    entry_ns: int,
+    exit_ns: int,
+    pfn: int,
+    n_pages: int,
+    n_done: int,
+    mask_set: np.uint64,
+    mask_clr: np.uint64,
+    force_split: bool,
+    has_pgd: bool,
+) -> tuple[int, int, int]:
+    """Apply one call on `n_pages` pages from `pfn`, of which the first `n_done` were completed.
+
+    Whether a large leaf is covered is decided by what was asked for, not by what was completed (sm:
+    __change_page_attr_set_clr stores the pages remaining for "the large page preservation check"). A page of a pages
+    array is a call of one page. Frames outside `window` are passed over. The caller keeps pfn + n_pages inside the map.
+
+    Returns (1G leaves split, 2M leaves split, entries changed); the first is ATTRS_OVERFLOW or LOG_FULL on failure.
+    """
+    n_giga, n_frame, n_changed = 0, 0, 0
+    if mask_set | mask_clr == _ZERO and not force_split:
+        return 0, 0, 0
+    windowed = len(window.lo) > 0
+    static = False  # cpa->force_static_prot: once set it stays for the rest of the call
+    i = 0
+    while i < n_done:
+        page = pfn + i
+        frame = page >> FRAME_SHIFT
+        giga = page >> GIGA_SHIFT
+        to_frame_end = FRAME - (page & (FRAME - 1))
+        if windowed and (exit_ns <= window.lo[frame] or entry_ns >= window.hi[frame]):
+            i += to_frame_end
+            continue
+        rest = n_pages - i
+        level = m.giga_level[giga]
+        if level == G1:
+            first = giga << GIGA_SHIFT
+            old = m.attrs[m.giga_code[giga]]
+            what, new = _decide(m, old, first, GIGA, page, rest, mask_set, mask_clr, force_split)
+            if what >= _SPLIT:
+                static = static or what == _SPLIT_STATIC
+                if not split_giga(m, giga, static):
+                    return ATTRS_OVERFLOW, 0, 0
+                n_giga += 1
+                if not _log_split(log, row, exit_ns, first, page, G1, old):
+                    return LOG_FULL, 0, 0
+                continue
+            if what == _REWRITE:
+                code = attr_code(m, new)
+                if code < 0:
+                    return ATTRS_OVERFLOW, 0, 0
+                m.giga_code[giga] = code
+                n_changed += 1
+            i += min(rest, first + GIGA - page)
+            continue
+        if level == M2:
+            level = m.frame_level[frame]
+            if level == K4:
+                n = min(to_frame_end, n_done - i)
+                got = _change_pages(m, page, n, mask_set, mask_clr, has_pgd)
+                if got < 0:
+                    return ATTRS_OVERFLOW, 0, 0
+                n_changed += got
+                i += n
+                continue
+            if level == M2:
+                first = frame << FRAME_SHIFT
+                old = m.attrs[m.frame_code[frame]]
+                what, new = _decide(m, old, first, FRAME, page, rest, mask_set, mask_clr, force_split)
+                if what >= _SPLIT:
+                    static = static or what == _SPLIT_STATIC
+                    if not split_frame(m, frame, static):
+                        return ATTRS_OVERFLOW, 0, 0
+                    n_frame += 1
+                    if not _log_split(log, row, exit_ns, first, page, M2, old):
+                        return LOG_FULL, 0, 0
+                    continue
+                if what == _REWRITE:
+                    code = attr_code(m, new)
+                    if code < 0:
+                        return ATTRS_OVERFLOW, 0, 0
+                    m.frame_code[frame] = code
+                    n_changed += 1
+                i += min(rest, to_frame_end)
+                continue
+        # A hole: passed over page by page, or filled where the call brings its page directory (sm: __cpa_process_fault).
+        if has_pgd:
+            filled = _populate(m, page, rest, mask_set, mask_clr)
+            if filled < 0:
+                return ATTRS_OVERFLOW, 0, 0
+            n_changed += 1 if filled > 0 else 0
+            i += filled
+        elif m.giga_level[giga] == 0:
+            i += min(rest, GIGA - (page & (GIGA - 1)))
+        else:
+            i += min(rest, to_frame_end)
+    return n_giga, n_frame, n_changed
