@@ -1,0 +1,124 @@
+"""Everything that changes the direct map, in turn: modules, BPF, secret memory, kprobes, ftrace.
+
+Hundreds of processes, each of which does one thing, takes ordinary memory beside it, and stays for a
+while. The seed decides the sequence; the load ends when all steps are done and all is let go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: make the checkout importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.vm.loads import syscalls  # noqa: E402
+from tests.vm.loads.actors import PAGE, Act, Cast, Memory  # noqa: E402
+from tests.vm.loads.module_cycle import Modules  # noqa: E402
+from tests.vm.loads.probe_sites import Sites  # noqa: E402
+from tests.vm.loads.report import Report, parser  # noqa: E402
+
+# Steps of each kind at --scale 1, and how many of its actors may be alive at once.
+STEPS = {"module": 60, "bpf": 80, "secret": 45, "kprobe": 45, "ftrace": 20, "ordinary": 60}
+ALIVE = 160
+MB = 2**20
+
+
+def bpf(sizes: list[int]) -> Act:
+    """Load BPF programs of these numbers of instructions and hold them."""
+
+    def act(counts: Counter[str]) -> None:
+        for size in sizes:
+            syscalls.load_filter(size)
+            counts["bpf_programs"] += 1
+            counts["bpf_instructions"] += size
+
+    return act
+
+
+def secret(pages: int) -> Act:
+    """Fault pages of secret memory and hold them."""
+
+    def act(counts: Counter[str]) -> None:
+        try:
+            fd = syscalls.memfd_secret()
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            counts["secret_unsupported"] += 1
+            return
+        os.ftruncate(fd, pages * PAGE)
+        area = mmap.mmap(fd, pages * PAGE)
+        for page in range(pages):
+            area[page * PAGE] = 1
+        counts["secret_pages"] += pages
+        _held.append(area)
+
+    return act
+
+
+# A mapping goes when Python forgets it; the actor keeps it until it ends.
+_held: list[mmap.mmap] = []
+
+
+def nothing(counts: Counter[str]) -> None:
+    """An ordinary process."""
+    counts["ordinary"] += 1
+
+
+def steps(rng: random.Random, scale: float) -> list[str]:
+    """The sequence of kinds."""
+    sequence = [kind for kind, number in STEPS.items() for _ in range(round(number * scale))]
+    rng.shuffle(sequence)
+    return sequence
+
+
+def main() -> int:
+    """Run the load."""
+    options = parser(__doc__ or "", seconds=150).parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rng = random.Random(options.seed)
+    report = Report("churn", options)
+    modules = Modules(rng, largest=400_000)
+    sites = Sites(rng)
+    cast = Cast(report.counts)
+    folder = tempfile.mkdtemp(prefix="churn-", dir="/var/tmp")  # noqa: S108 - a guest's own disk
+    done: Counter[str] = Counter()
+    with contextlib.suppress(KeyboardInterrupt):
+        for number, kind in enumerate(steps(rng, options.scale)):
+            if report.out_of_time():
+                break
+            choices: dict[str, Callable[[], Act]] = {
+                "module": lambda n=done["module"]: modules.act(n),
+                "bpf": lambda: bpf([rng.randrange(500, 8500) for _ in range(rng.randrange(3, 8))]),
+                "secret": lambda: secret(rng.randrange(4, 64)),
+                "kprobe": lambda: sites.kprobes(rng.randrange(6, 16)),
+                "ftrace": lambda n=number: sites.function_tracer(f"churn-{n}", 4),
+                "ordinary": lambda: nothing,
+            }
+            memory = Memory.some(rng, f"{folder}/{number % 40}")
+            if kind == "ordinary":
+                # Programs of some size push the special pages on into other gigabytes.
+                memory.populated = rng.randrange(8, 65) * MB
+            cast.enter(choices[kind](), memory)
+            done[kind] += 1
+            while len(cast) > ALIVE or (len(cast) > ALIVE // 2 and rng.random() < 0.5):
+                cast.leave(rng.randrange(len(cast)))
+    cast.leave_all()
+    shutil.rmtree(folder, ignore_errors=True)
+    report.facts["steps"] = dict(done)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
