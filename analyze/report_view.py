@@ -1,0 +1,336 @@
+"""What a report says of one trace: the answer in words, the checks, the pictures' data, who did it, and what is not said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from analyze.attribute import Attribution, attribute
+from analyze.page import Picture, StackView, TraceView, UserRow, UserView, plain
+from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
+from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
+from analyze.plots_style import USERS, inline_svg
+from analyze.reconstruct import Rebuild, rebuild
+from analyze.report_checks import checks, limits, verdict
+from analyze.verify import verify
+from collect.schema import HUGE_FRAME_PAGES, LEAF_PAGES, Level
+from collect.trace import Trace, open_trace
+
+__all__ = ["Analysis", "analyse", "figures", "numbers", "view"]
+
+MAX_NAMES = 12
+MAX_STACKS = 10
+MAX_STEPS = 3000
+"""Steps of a plotted line; more cannot be seen."""
+
+BYTES_PER_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A trace with all that was worked out from it."""
+
+    trace: Trace
+    rebuilt: Rebuild
+    verification: dict[str, Any]
+    """`Verification.to_json()`."""
+    attribution: Attribution
+
+    @property
+    def duration_s(self) -> float:
+        manifest = self.trace.manifest
+        return float(manifest["ts_end_ns"] - manifest["ts_start_ns"]) / 1e9
+
+
+def analyse(trace_dir: Path) -> Analysis:
+    """Open, rebuild, verify and attribute a trace. Raises TraceError."""
+    trace = open_trace(trace_dir)
+    rebuilt = rebuild(trace)
+    return Analysis(trace, rebuilt, verify(trace, rebuilt).to_json(), attribute(trace, rebuilt))
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def figures(analysis: Analysis) -> dict[str, Figure]:
+    """The pictures of a report: `levels` and `map`."""
+    splits = analysis.attribution.splits
+    levels = _thinned(analysis.rebuilt.levels)
+    t_s = _seconds(analysis, levels["ts_ns"])
+    over_time = LevelsOverTime(
+        np.maximum(t_s, 0.0),
+        levels["g1"].to_numpy(np.int64) * LEAF_PAGES[Level.G1],
+        levels["m2"].to_numpy(np.int64) * LEAF_PAGES[Level.M2],
+        levels["k4"].to_numpy(np.int64),
+    )
+    by_whom = SplitsOverTime(
+        _seconds(analysis, splits["ts_ns"]),
+        splits["user"].to_numpy(dtype=object),
+        (splits["level"] == Level.G1).to_numpy(bool),
+    )
+    gigas = splits.loc[splits["level"] == Level.G1, "pfn"].to_numpy(np.int64) // LEAF_PAGES[Level.G1]
+    return {
+        "levels": levels_figure(over_time, by_whom, analysis.duration_s),
+        "map": map_figure(_states(analysis), gigas),
+    }
+
+
+def _seconds(analysis: Analysis, ts_ns: pd.Series[int]) -> npt.NDArray[np.float64]:
+    since = ts_ns.to_numpy(np.int64) - analysis.trace.manifest["ts_start_ns"]
+    return since.astype(np.float64) / 1e9
+
+
+def _thinned(levels: pd.DataFrame) -> pd.DataFrame:
+    """The first row, the last, and of the others the last in each of MAX_STEPS equal slices of time."""
+    if len(levels) <= MAX_STEPS:
+        return levels
+    ts = levels["ts_ns"].to_numpy(np.int64)
+    span = max(int(ts[-1] - ts[0]), 1)
+    in_slice = ((ts - ts[0]) / span * MAX_STEPS).astype(np.int64)
+    last = np.append(np.flatnonzero(np.diff(in_slice)), len(ts) - 1)
+    return levels.iloc[np.unique(np.append(0, last))]
+
+
+def _states(analysis: Analysis) -> npt.NDArray[np.uint8]:
+    """State of each 2M frame at the end, as the map draws it."""
+    levels = analysis.rebuilt.final.frame_levels()
+    codes = np.array([HOLE, SPLIT_BEFORE, LEAF_2M, LEAF_1G], np.uint8)  # by Level
+    states: npt.NDArray[np.uint8] = codes[levels]
+    splits = analysis.attribution.splits
+    of_2m = splits[splits["level"] == Level.M2].drop_duplicates("pfn", keep="first")
+    frames = of_2m["pfn"].to_numpy(np.int64) // HUGE_FRAME_PAGES
+    users = np.array([USER_STATES.get(user, USER_STATES["other"]) for user in of_2m["user"]], np.uint8)
+    still = states[frames] == SPLIT_BEFORE
+    states[frames[still]] = users[still]
+    end = np.flatnonzero(states != HOLE)
+    return states[: int(end[-1]) + 1] if len(end) else states[:0]
+
+
+# --- who -------------------------------------------------------------------------------------------------------------
+
+
+def _users(analysis: Analysis) -> list[UserView]:
+    """Each user who split anything, most splits first; under it the names, and the processes that ran them."""
+    attribution = analysis.attribution
+    held = _held(attribution)
+    views = []
+    for user, own in attribution.splits.groupby("user", sort=False):
+        rows = [
+            UserRow(
+                plain(str(name)) or "without a name",
+                _processes(part["comm"]),
+                *_counts(part),
+                held=_number(held.get((str(user), str(name)), 0)),
+            )
+            for name, part in own.groupby("name", sort=False)
+        ]
+        rows.sort(key=lambda row: (-row.n_2m, -row.n_1g, row.name))
+        left = rows[MAX_NAMES:]
+        more = ""
+        if left:
+            more = f"and {len(left)} more, {sum(r.n_2m for r in left)} × 2M and {sum(r.n_1g for r in left)} × 1G between them"
+        total = sum(n for (whose, _), n in held.items() if whose == user)
+        key = str(user) if user in USERS else "other"
+        views.append(UserView(key, USERS[key].label, *_counts(own), _number(total), rows[:MAX_NAMES], more))
+    return sorted(views, key=lambda v: (-v.n_2m, -v.n_1g, v.key))
+
+
+def _held(attribution: Attribution) -> dict[tuple[str, str], int]:
+    """Pages that are still special at the end within frames split now, by user and name."""
+    special = attribution.special
+    alive = special[~special["residue"].astype(bool)]
+    counts = alive.groupby(["user", "name"]).size()
+    return {(str(user), str(name)): int(n) for (user, name), n in counts.items()}  # type: ignore[misc]
+
+
+def _counts(splits: pd.DataFrame) -> tuple[int, int]:
+    return int((splits["level"] == Level.M2).sum()), int((splits["level"] == Level.G1).sum())
+
+
+def _processes(comms: pd.Series[str]) -> str:
+    counts = comms.value_counts()
+    shown = ", ".join(f"{plain(str(comm), 40)} × {n}" for comm, n in counts.head(3).items())
+    return shown + (f" and {len(counts) - 3} more" if len(counts) > 3 else "")
+
+
+def _stacks(analysis: Analysis) -> list[StackView]:
+    splits = analysis.attribution.splits
+    views = []
+    groups = splits.groupby(["user", "stack_id"], sort=False)
+    for (user, stack_id), part in sorted(groups, key=lambda group: -len(group[1]))[:MAX_STACKS]:
+        frames = [plain(frame) for frame in analysis.attribution.stack_frames(int(stack_id))]
+        key = str(user) if user in USERS else "other"
+        n_2m, n_1g = _counts(part)
+        how = " ← ".join(_landmarks(frames)) or "no stack was recorded"
+        views.append(StackView(key, f"{_splits(n_2m, n_1g)} by {USERS[key].label}: {how}", frames or ["(none)"]))
+    return views
+
+
+_INNER = re.compile(r"(__)?change_page_attr|bpf_|__bpf|kretprobe|ftrace_regs|trampoline|0x")
+
+
+def _landmarks(frames: Sequence[str]) -> list[str]:
+    """The functions that tell a reader where the change came from: the API, and who called it."""
+    symbols = [frame.split("+")[0] for frame in frames]
+    start = next((i + 1 for i, symbol in enumerate(symbols) if symbol.startswith("__change_page_attr_set_clr")), 0)
+    return [symbol for symbol in symbols[start:] if not _INNER.match(symbol)][:4] or symbols[:3]
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _number(n: float) -> str:
+    return f"{n:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _splits(n_2m: int, n_1g: int) -> str:
+    parts = ([f"{_number(n_2m)} × 2M"] if n_2m else []) + ([f"{_number(n_1g)} × 1G"] if n_1g else [])
+    return " and ".join(parts) or "nothing"
+
+
+def _memory(pages: float) -> str:
+    size = pages * BYTES_PER_PAGE
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if size >= factor:
+            return f"{size / factor:.{1 if size < 100 * factor else 0}f} {unit}"
+    return f"{size / 1024:.0f} KiB"
+
+
+def _list(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds" if seconds >= 1.5 else f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _answer(analysis: Analysis, users: Iterable[UserView]) -> str:
+    """Two sentences: how much was split by whom, and what that left of the map."""
+    users = list(users)
+    n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
+    levels = analysis.rebuilt.levels
+    first, last = levels.iloc[0], levels.iloc[-1]
+    total = max(1, int(last["k4"] + last["m2"] * LEAF_PAGES[Level.M2] + last["g1"] * LEAF_PAGES[Level.G1]))
+    if not users:
+        what = f"In {_duration(analysis.duration_s)} nobody split an entry of the direct map."
+    else:
+        whose = [f"{user.label} {_splits(user.n_2m, user.n_1g)}" for user in users]
+        entries = f"{_number(n_2m)} of the kernel's 2M entries" + (
+            f" and {_number(n_1g)} of its 1G entries" if n_1g else ""
+        )
+        what = f"In {_duration(analysis.duration_s)}, {entries} were split: {_list(whose)}."
+    k4_first, k4_last = int(first["k4"]), int(last["k4"])
+    left = (
+        f"4K entries mapped {_memory(k4_first)} ({100 * k4_first / total:.1f} %) of this machine's {_memory(total)} at the "
+        f"start and {_memory(k4_last)} ({100 * k4_last / total:.1f} %) at the end, and 1G entries went "
+        f"from {_number(int(first['g1']))} to {_number(int(last['g1']))}."
+    )
+    return f"{what} {left}"
+
+
+def _provenance(trace: Trace) -> list[tuple[str, str]]:
+    manifest = trace.manifest
+    kernel, cpu, memory = manifest["kernel"], manifest["cpu"], manifest["memory"]
+    pages = sum(end - first for first, end in memory["ranges"])
+    emulated = ", emulated: times mean nothing" if cpu.get("emulated") else ""
+    return [
+        ("kernel", plain(f"{kernel.get('release')} {kernel.get('version')}", 300)),
+        ("booted with", plain(str(kernel.get("cmdline", "")), 400)),
+        ("machine", plain(f"{cpu.get('n_online')} × {cpu.get('model')}{emulated}")),
+        ("memory", f"{_memory(pages)} in {len(memory['ranges'])} ranges, {memory['paging_levels']}-level page tables"),
+        ("recorded", plain(f"{manifest['created']}, for {_duration((manifest['ts_end_ns'] - manifest['ts_start_ns']) / 1e9)}")),
+        ("command", plain(" ".join(map(str, manifest["command"])), 400)),
+        ("recorder", plain(f"directmap {manifest['tool_version']}, trace format {manifest['format_version']}")),
+        ("probes", plain(", ".join(map(str, manifest["probes"].get("attached", []))), 600) or "none"),
+        ("rows", ", ".join(f"{name} {_number(trace.n_rows(name))}" for name in ("changes", "regions", "pages", "snapshots"))),
+    ]  # fmt: skip
+
+
+def view(
+    analysis: Analysis, drawn: dict[str, Figure], *, slug: str = "trace", files: dict[str, list[str]] | None = None
+) -> TraceView:
+    """The view of a trace for a page.
+
+    Args:
+        drawn: what `figures` returned.
+        slug: ASCII word that tells this trace from others on the same page.
+        files: for each picture, the files beside the page that hold it.
+    """
+    files = files or {}
+    manifest = analysis.trace.manifest
+    users = _users(analysis)
+    answer = _answer(analysis, users)
+    emulated = " · emulated CPUs" if manifest["cpu"].get("emulated") else ""
+    memory = sum(end - first for first, end in manifest["memory"]["ranges"])
+    return TraceView(
+        slug=slug,
+        title=plain(analysis.trace.path.resolve().name),
+        subtitle=plain(
+            f"Linux {manifest['kernel'].get('release')} · {_memory(memory)} of memory · recorded "
+            f"{str(manifest['created'])[:10]} for {_duration(analysis.duration_s)}{emulated}"
+        ),
+        answer=answer,
+        verdict=verdict(analysis.verification),
+        checks=checks(analysis.verification, manifest),
+        levels=Picture(
+            Markup(inline_svg(drawn["levels"], f"{slug}-levels", f"Memory by level over time, and who split it. {answer}")),
+            "Above: how much physical memory 1G, 2M and 4K entries map. Below, on the same time axis: every split, by whom.",
+            files.get("levels", ()),
+        ),
+        map=Picture(
+            Markup(inline_svg(drawn["map"], f"{slug}-map", f"Map of physical memory by state. {answer}")),
+            "State at the end of the recording. A frame that was split while recording has the colour and the mark of whoever split it first.",
+            files.get("map", ()),
+        ),
+        users=users,
+        users_note=(
+            "“Special” pages are not present, read-only or otherwise unlike their neighbours, so their frame cannot be mapped by "
+            "a 2M entry now; those of users who split nothing while we looked are not in this table."
+        ),
+        stacks=_stacks(analysis),
+        limits=limits(analysis.verification, manifest),
+        provenance=_provenance(analysis.trace),
+    )  # fmt: skip
+
+
+def numbers(analysis: Analysis, seen: TraceView) -> dict[str, Any]:
+    """The report as strict JSON: what `seen` shows, for machines."""
+    manifest = analysis.trace.manifest
+    levels = analysis.rebuilt.levels
+    ends = {"start": levels.iloc[0], "end": levels.iloc[-1]}
+    return {
+        "trace": seen.title,
+        "answer": seen.answer,
+        "verification": analysis.verification,
+        "leaf_entries": {
+            when: {"4K": int(row["k4"]), "2M": int(row["m2"]), "1G": int(row["g1"])} for when, row in ends.items()
+        },
+        "users": [
+            {
+                "user": user.key,
+                "splits_2m": user.n_2m,
+                "splits_1g": user.n_1g,
+                "names": [{"name": r.name, "splits_2m": r.n_2m, "splits_1g": r.n_1g} for r in user.rows],
+            }
+            for user in seen.users
+        ],
+        "losses": manifest["losses"],
+        "probes": manifest["probes"],
+        "kernel": {key: manifest["kernel"].get(key) for key in ("release", "version", "cmdline")},
+        "created": manifest["created"],
+        "duration_s": analysis.duration_s,
+        "tool_version": manifest["tool_version"],
+        "format_version": manifest["format_version"],
+        "limits": list(seen.limits),
+    }
