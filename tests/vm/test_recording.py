@@ -1,0 +1,74 @@
+"""A recording on a real kernel, made by our recorder in a guest, verifies exactly.
+
+Boots a guest as root: python3 -m tests.vm setup (once), then DIRECTMAP_VM=1 .venv/bin/python -m pytest -m vm
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 1500
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.skipif(
+        os.environ.get("DIRECTMAP_VM") != "1",
+        reason="boots a kernel as root; run: DIRECTMAP_VM=1 .venv/bin/python -m pytest -m vm",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace of the churn load on Debian's 6.1."""
+    out = tmp_path_factory.mktemp("lab") / "6.1-churn"
+    command = [sys.executable, "-m", "tests.vm", "record", "--kernel", "6.1", "--load", "churn", "-o", str(out)]
+    done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, f"{' '.join(command)} left with {done.returncode}; what it said stands above"
+    return out
+
+
+@pytest.fixture(scope="module")
+def verification(recording: Path) -> dict[str, Any]:
+    """What `analyze verify --json` says of it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "analyze", "verify", str(recording), "--json"],
+        cwd=ROOT,
+        timeout=300,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_every_page_is_explained_and_nothing_was_lost(verification: dict[str, Any]) -> None:
+    assert verification["pages_compared"] > 1_000_000
+    assert verification["level_mismatches"] == 0, verification
+    assert verification["attribute_mismatches"] == 0, verification
+    assert verification["rule_mismatches"] == 0, verification
+    assert verification["lost_events"] == 0, verification
+    assert verification["exact"] is True, verification
+
+
+def test_the_load_broke_something_up_that_the_kernel_counted_too(verification: dict[str, Any]) -> None:
+    splits = verification["splits"]
+    assert splits["found_2m"] >= 20, splits
+    assert splits["counted_2m"] is not None, "6.1 counts splits in /proc/vmstat"
+
+
+def test_a_report_can_be_made_of_it(recording: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "analyze", "report", str(recording), "-o", str(tmp_path / "report")]
+    subprocess.run(command, cwd=ROOT, timeout=300, check=True)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Linux 6.1" in page
