@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from replay.jit import jit
+from analyze.jit import kernel
 
 __all__ = ["CHUNK_BYTES", "HEADER_BYTES", "PackRun", "chunks_of", "run_packs"]
 
@@ -68,7 +68,7 @@ def run_packs(event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks
     return PackRun(pack, start, life[0, :n_packs], life[1, :n_packs], levels[0], levels[1])
 
 
-@jit
+@kernel
 def _find(bitmap: npt.NDArray[np.bool_], n: int) -> int:
     """First chunk of the first run of n free chunks; -1 if there is none (bitmap_find_next_zero_area)."""
     run = 0
@@ -82,7 +82,7 @@ def _find(bitmap: npt.NDArray[np.bool_], n: int) -> int:
     return -1
 
 
-@jit
+@kernel
 def _serve(
     event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack: Int64, start: Int64,
     life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_],

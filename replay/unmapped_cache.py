@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from replay.jit import jit
+from analyze.jit import kernel
 
 __all__ = ["BLOCK_ORDER", "N_ORDERS", "CacheRun", "run_cache"]
 
@@ -106,7 +106,7 @@ def run_cache(
     )
 
 
-@jit
+@kernel
 def _push(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> None:
     head = heads[order]
     links[0, page] = head
@@ -117,7 +117,7 @@ def _push(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.ND
     chunk_order[page] = order
 
 
-@jit
+@kernel
 def _unlink(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> None:
     after, before = links[0, page], links[1, page]
     if before >= 0:
@@ -129,7 +129,7 @@ def _unlink(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.
     chunk_order[page] = -1
 
 
-@jit
+@kernel
 def _take(order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> int:
     """The head of the smallest list that can serve `order`, split down with the lowest address kept; -1 if none."""
     for k in range(order, 11):
@@ -143,7 +143,7 @@ def _take(order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.in
     return -1
 
 
-@jit
+@kernel
 def _insert(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> None:
     """Put a chunk back, merged with its buddy as often as that is free and of the same order."""
     while order < 9:
@@ -156,7 +156,7 @@ def _insert(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.
     _push(page, order, heads, links, chunk_order)
 
 
-@jit
+@kernel
 def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks: Int64) -> int:
     """Order that the page allocator gives: 9, or the next below that the last count of free blocks has; -1 if none.
 
@@ -174,7 +174,7 @@ def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks:
     return -1
 
 
-@jit
+@kernel
 def _alloc(
     order: int, event: int, now: int, free_ns: Int64, free_blocks: Int64,
     refills: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8],
@@ -199,7 +199,7 @@ def _alloc(
     return page
 
 
-@jit
+@kernel
 def _serve(
     event_request: Int64, event_is_free: npt.NDArray[np.bool_], event_ns: Int64, first: Int64, order: UInt8,
     free_ns: Int64, free_blocks: Int64, dest: Int64, idle: Int64, refills: Int64, counters: Int64,

@@ -1,0 +1,138 @@
+"""What a replay found out about one policy: numbers as intervals, curves over time, and what they do not say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Interval", "PolicyResult", "Series"]
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number that the trace decides (`lo == hi`), or the bounds between which it leaves it open."""
+
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        if not self.lo <= self.hi:
+            raise ValueError(f"not an interval: {self.lo} to {self.hi}")
+
+    @property
+    def exact(self) -> bool:
+        return self.lo == self.hi
+
+    def __str__(self) -> str:
+        return _number(self.lo) if self.exact else f"{_number(self.lo)}–{_number(self.hi)}"
+
+    def __or__(self, other: Interval) -> Interval:
+        """The smallest interval that holds both."""
+        return Interval(min(self.lo, other.lo), max(self.hi, other.hi))
+
+    def to_json(self) -> list[float | int]:
+        """[lo, hi], whole numbers as integers."""
+        return [int(v) if float(v).is_integer() else round(float(v), 3) for v in (self.lo, self.hi)]
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Curves over time, one value a moment and bound; all arrays of one length, at least 1.
+
+    Attributes:
+        t_s: seconds since the start snapshot, ascending; a value holds until the next moment.
+        split_lo, split_hi: distinct 2M frames split so far.
+        live_lo, live_hi: of those, how many hold a special page at this moment.
+        idle_lo, idle_hi: pages that the policy holds and nobody uses.
+    """
+
+    t_s: Float
+    split_lo: Float
+    split_hi: Float
+    live_lo: Float
+    live_hi: Float
+    idle_lo: Float
+    idle_hi: Float
+
+    def to_json(self) -> dict[str, list[float]]:
+        return {name: [round(float(v), 6) for v in getattr(self, name)] for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """One policy on one trace.
+
+    Attributes:
+        policy, title: name and one line.
+        identity: the policy moved nothing (see `replay.policies.Outcome`).
+        split_2m: distinct 2M frames whose entry was split during the recording.
+        split_2m_live_end, split_2m_live_peak: those of them that hold a special page (one that is not present or not
+            writable, so that the frame could not be one 2M entry again), at the end and at most.
+        split_1g: 1G entries split.
+        leaf_entries_start, leaf_entries_end: entries that map the direct map.
+        cpa_calls: primary calls of `__change_page_attr_set_clr`.
+        cpa_steps: pieces of calls that reached the direct map's page tables.
+        tlb_flushes_split: flushes of everything on every CPU, one a split (`split_large_page`).
+        tlb_flushes_call: flushes at the end of a call (`cpa_flush`: everything, where an alias was changed).
+        tlb_flushes_ranged: flushes of a range: by a refill, by vfree's reset, by secretmem's fault.
+        idle_pages_mean, idle_pages_peak, idle_pages_end: pages that the policy holds and nobody uses.
+        pages_unmapped: pages that the policy itself took out of the direct map.
+        refills: by order, largest first. refill_failures: refills that got nothing.
+        requests: total, served, not_served, as_recorded (not the policy's business).
+        requests_by_user: of all requests.
+        series: curves over time.
+        caveats, narrow: what the numbers do not say; what would narrow the intervals.
+        emulated: recorded on an emulated machine, so that its times say nothing of a real one.
+        provenance: trace, kernel, tool.
+    """
+
+    policy: str
+    title: str
+    identity: bool
+    split_2m: Interval
+    split_2m_live_end: Interval
+    split_2m_live_peak: Interval
+    split_1g: Interval
+    leaf_entries_start: Interval
+    leaf_entries_end: Interval
+    cpa_calls: Interval
+    cpa_steps: Interval
+    tlb_flushes_split: Interval
+    tlb_flushes_call: Interval
+    tlb_flushes_ranged: Interval
+    idle_pages_mean: Interval
+    idle_pages_peak: Interval
+    idle_pages_end: Interval
+    pages_unmapped: Interval
+    refills: dict[int, Interval]
+    refill_failures: Interval
+    requests: dict[str, int]
+    requests_by_user: dict[str, int]
+    series: Series
+    caveats: list[str] = field(default_factory=list)
+    narrow: list[str] = field(default_factory=list)
+    emulated: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: intervals as [lo, hi], curves as lists, no NaN."""
+        result: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name == "refills":
+                result[name] = {str(order): count.to_json() for order, count in value.items()}
+            elif isinstance(value, Interval | Series):
+                result[name] = value.to_json()
+            else:
+                result[name] = value
+        return result

@@ -1,0 +1,109 @@
+"""Results as plain text, narrower than 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+
+from replay.results import PolicyResult
+
+__all__ = ["WIDTH", "policies_table", "text_table"]
+
+WIDTH = 79
+
+_ROWS: list[tuple[str, Callable[[PolicyResult], object]]] = [
+    ("2M frames split", lambda r: r.split_2m),
+    ("  live at the end", lambda r: r.split_2m_live_end),
+    ("  live at most", lambda r: r.split_2m_live_peak),
+    ("1G entries split", lambda r: r.split_1g),
+    ("leaf entries at the end", lambda r: r.leaf_entries_end),
+    ("CPA calls", lambda r: r.cpa_calls),
+    ("  page-table steps", lambda r: r.cpa_steps),
+    ("TLB flushes, by splits", lambda r: r.tlb_flushes_split),
+    ("  at the end of calls", lambda r: r.tlb_flushes_call),
+    ("  of ranges", lambda r: r.tlb_flushes_ranged),
+    ("idle pages, mean", lambda r: r.idle_pages_mean),
+    ("  at most", lambda r: r.idle_pages_peak),
+    ("  at the end", lambda r: r.idle_pages_end),
+    ("pages unmapped by policy", lambda r: r.pages_unmapped),
+    ("refills", lambda r: ", ".join(f"{n} of order {order}" for order, n in r.refills.items()) or "0"),
+    ("  that failed", lambda r: r.refill_failures),
+    ("requests served", lambda r: f"{r.requests['served']:,}"),
+    ("  left as recorded", lambda r: f"{r.requests['as_recorded']:,}"),
+    ("  not served", lambda r: f"{r.requests['not_served']:,}"),
+]
+
+
+def text_table(results: Sequence[PolicyResult]) -> str:
+    """A column a policy (three abreast), then what the numbers do not say."""
+    lines: list[str] = []
+    for at in range(0, len(results), 3):
+        lines += [*_block(results[at : at + 3]), ""]
+    lines += _notes(results)
+    return "\n".join(lines) + "\n"
+
+
+def _block(results: Sequence[PolicyResult]) -> list[str]:
+    labels = max(len(label) for label, _ in _ROWS)
+    rows = [("", *(r.policy for r in results))]
+    rows += [(label, *(str(value(r)) for r in results)) for label, value in _ROWS]
+    room = (WIDTH - labels) // len(results) - 2
+    cells = [[textwrap.wrap(cell, room) or [""] for cell in row[1:]] for row in rows]
+    widths = [max(len(part) for row in cells for part in row[i]) for i in range(len(results))]
+    lines = []
+    for row, parts in zip(rows, cells, strict=True):
+        for i in range(max(len(part) for part in parts)):
+            label = row[0] if i == 0 else ""
+            text = [(part[i] if i < len(part) else "").rjust(width) for part, width in zip(parts, widths, strict=True)]
+            lines.append("  ".join([label.ljust(labels), *text]).rstrip())
+    lines.insert(1, "-" * max(len(line) for line in lines))
+    return lines
+
+
+def _notes(results: Sequence[PolicyResult]) -> list[str]:
+    lines: list[str] = []
+    first = results[0] if results else None
+    if first is not None:
+        kernel = first.provenance.get("kernel", "?")
+        lines += _wrap(f"Recorded kernel: {kernel}. a–b: the trace leaves open where between a and b.", "", "")
+        if first.emulated:
+            lines += _wrap("Recorded on an emulated machine: durations and rates say nothing of a real one.", "", "")
+        users = ", ".join(f"{user} {n:,}" for user, n in first.requests_by_user.items())
+        lines += _wrap(f"Requests by user: {users or 'none'}.", "", "")
+    shared = _shared([r.caveats for r in results])
+    for text in shared:
+        lines += _wrap(text, "- ", "  ")
+    for result in results:
+        own = [text for text in result.caveats if text not in shared]
+        if own or result.narrow:
+            lines += ["", f"{result.policy}: {result.title}"]
+            for text in own:
+                lines += _wrap(text, "- ", "  ")
+            for text in result.narrow:
+                lines += _wrap(f"To narrow it: {text}", "- ", "  ")
+    return lines
+
+
+def _shared(lists: Sequence[list[str]]) -> list[str]:
+    return [text for text in lists[0] if all(text in other for other in lists)] if lists else []
+
+
+def _wrap(text: str, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(_printable(text), WIDTH, initial_indent=first, subsequent_indent=rest)
+
+
+def _printable(text: str) -> str:
+    """Names come from a trace, perhaps a stranger's: no control characters on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def policies_table() -> str:
+    """Every policy with its parameters."""
+    from replay.policies import POLICIES
+
+    lines: list[str] = []
+    for policy in POLICIES.values():
+        lines.append(f"{policy.name}: {policy.title}")
+        for name, value in policy.parameters.items():
+            lines += textwrap.wrap(f"{name}: {value}", WIDTH, initial_indent="    ", subsequent_indent="      ")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,110 @@
+"""Golden counts of the RFC's cache on streams small enough to count by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from replay.placement import SYMBOLIC, Host, Placement
+from replay.policies import POLICIES
+from tests.unit.test_replay_requests import MODULE, ROX, SECRET, requests_of
+
+NO_COUNTS = Host(1, np.zeros(0, np.int64), np.zeros((0, 11), np.int64))
+
+
+def place(rows: list[tuple[str, int, int, int | None]], host: Host = NO_COUNTS) -> Placement:
+    (placement,) = POLICIES["gfp-unmapped"].place(requests_of(rows), host).placements
+    return placement
+
+
+def test_513_pages_held_at_once_need_two_refills() -> None:
+    p = place([(SECRET, 1, t, None) for t in range(513)])
+    assert p.refill_orders.tolist() == [9, 9]
+    assert p.n_blocks == 2
+    assert p.pages_unmapped == 2  # the request's one page, twice: not the 1024 that are cached
+    assert p.acts.n_pages.tolist() == [1, 1]
+    assert p.acts.ts_ns.tolist() == [0, 512]
+    assert sorted((p.dest - SYMBOLIC).tolist()) == list(range(513))
+    assert p.idle_pages[[0, 511, 512]].tolist() == [511, 0, 511]
+
+
+def test_pages_given_one_after_the_other_ascend_from_the_lowest() -> None:
+    assert (place([(SECRET, 1, t, None) for t in range(6)]).dest - SYMBOLIC).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_area_is_as_many_requests_of_one_page() -> None:
+    p = place([(MODULE, 5, 0, None), (MODULE, 600, 1, None)])
+    assert p.refill_orders.tolist() == [9, 9]
+    assert p.pages_unmapped == 2
+    assert (p.dest - SYMBOLIC).tolist() == list(range(605))
+
+
+def test_freed_pages_are_used_again_before_any_refill() -> None:
+    p = place([(SECRET, 1, t, t + 1) for t in range(0, 10_000, 2)])
+    assert p.refill_orders.tolist() == [9]
+    assert set((p.dest - SYMBOLIC).tolist()) == {0}  # last in, first out, merged and split again
+
+
+def test_last_in_first_out() -> None:
+    # pages 0 to 3 held; 1 then 3 freed: neither has a free buddy, so both lie on the list of order 0, 3 on top
+    p = place(
+        [(SECRET, 1, 0, None), (SECRET, 1, 1, 10), (SECRET, 1, 2, None), (SECRET, 1, 3, 11), (SECRET, 2, 20, None)]
+    )
+    assert (p.dest[-2:] - SYMBOLIC).tolist() == [3, 1]
+
+
+def test_a_2m_request_is_unmapped_whole_and_page_by_page() -> None:
+    p = place([(ROX, 512, 0, 5), (ROX, 512, 6, None)])
+    assert p.refill_orders.tolist() == [9]
+    assert p.pages_unmapped == 512
+    assert p.acts.n_calls.tolist() == [512]
+    assert p.acts.n_range_flushes.tolist() == [1]
+    assert p.idle_pages.tolist() == [0, 512, 0]
+
+
+def test_one_page_taken_spoils_a_block_for_a_2m_request() -> None:
+    p = place([(SECRET, 1, 0, None), (ROX, 512, 1, None)])
+    assert p.refill_orders.tolist() == [9, 9]
+    assert p.pages_unmapped == 1 + 512
+
+
+@pytest.mark.parametrize(
+    ("blocks", "orders"),
+    [
+        ({9: 1}, [9]),
+        ({10: 1}, [9]),
+        ({8: 1, 3: 7}, [8]),
+        ({2: 2}, [2, 2]),
+        ({0: 3}, [0, 0, 0]),
+    ],
+)
+def test_a_refill_takes_the_highest_order_that_the_last_count_has(blocks: dict[int, int], orders: list[int]) -> None:
+    counts = np.zeros((1, 11), np.int64)
+    for order, n in blocks.items():
+        counts[0, order] = n
+    n_requests = min(sum(n << order for order, n in blocks.items()), 6 if 2 in blocks else 3)
+    p = place([(SECRET, 1, t, None) for t in range(n_requests)], Host(1, np.zeros(1, np.int64), counts))
+    assert p.refill_orders.tolist() == orders
+    assert p.not_served == 0
+
+
+def test_when_nothing_is_free_the_request_fails_and_gives_back_what_it_got() -> None:
+    counts = np.zeros((1, 11), np.int64)
+    counts[0, 2] = 1
+    p = place([(MODULE, 6, 0, 9), (MODULE, 4, 10, None)], Host(1, np.zeros(1, np.int64), counts))
+    assert p.refill_orders.tolist() == [2]
+    assert p.refill_failures == 1
+    assert (p.served, p.not_served) == (1, 1)
+    assert p.swallowed.tolist() == [True, False]
+    assert p.idle_pages.tolist() == [4, 4, 0]
+    assert (p.dest < 0).tolist() == [True] * 6 + [False] * 4
+
+
+def test_secretmem_leaves_its_mapping_to_the_cache_modules_do_not() -> None:
+    assert place([(SECRET, 1, 0, None), (MODULE, 1, 1, None)]).swallowed.tolist() == [True, False]
+
+
+def test_no_request_no_refill() -> None:
+    p = place([])
+    assert p.n_blocks == 0
+    assert len(p.acts.ts_ns) == 0
