@@ -14,8 +14,8 @@ from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, drawing
 __all__ = ["LevelsOverTime", "SplitsOverTime", "levels_figure"]
 
 PAGES_PER_GIB = 1 << 18
-MAX_TICKS = 1200
-"""More ticks than this in a row cannot be told apart at any size that we draw."""
+SLICES = 1200
+"""Moments in a figure: more ticks or steps than this cannot be told apart at any size that we draw."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def _users(splits: SplitsOverTime) -> npt.NDArray[np.object_]:
 
 
 def _draw_levels(axes: Axes, levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float) -> None:
-    t_s = np.append(levels.t_s, max(duration_s, float(levels.t_s[-1])))
-    parts = {"1G": levels.pages_1g, "2M": levels.pages_2m, "4K": levels.pages_4k}
+    kept = _last_of_slices(levels.t_s, duration_s)
+    t_s = np.append(levels.t_s[kept], max(duration_s, float(levels.t_s[-1])))
+    parts = {"1G": levels.pages_1g[kept], "2M": levels.pages_2m[kept], "4K": levels.pages_4k[kept]}
     below = np.zeros(len(t_s))
     for name, pages in parts.items():
         gib = np.append(pages, pages[-1]) / PAGES_PER_GIB
@@ -130,18 +131,20 @@ def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration
     for row, name in enumerate(reversed(present)):
         look, own = USERS[name], users == name
         t_2m, t_1g = splits.t_s[own & ~splits.is_1g], splits.t_s[own & splits.is_1g]
-        steps = np.concatenate([[0.0], t_2m, [duration_s]])
-        counts = np.concatenate([np.arange(len(t_2m) + 1), [len(t_2m)]]) / most * 0.62
+        kept = _last_of_slices(t_2m, duration_s)
+        steps = np.concatenate([[0.0], t_2m[kept], [duration_s]])
+        counts = np.concatenate([[0], kept + 1, [len(t_2m)]]) / most * 0.62
         base = row + 0.2
         axes.fill_between(steps, base, base + counts, step="post", color=look.light, alpha=0.55, linewidth=0)
         axes.plot(steps, base + counts, drawstyle="steps-post", color=look.light, linewidth=1.0)
-        ticks = _thinned(t_2m, duration_s)
+        ticks = t_2m[kept]
         xs = np.repeat(ticks, 3)
         ys = np.tile([row + 0.04, row + 0.18, np.nan], len(ticks))
         axes.plot(xs, ys, color=look.light, linewidth=0.8, solid_capstyle="butt")
+        diamonds = t_1g[_last_of_slices(t_1g, duration_s)]
         axes.plot(
-            t_1g,
-            np.full(len(t_1g), row + 0.5),
+            diamonds,
+            np.full(len(diamonds), row + 0.5),
             linestyle="none",
             marker="D",
             markersize=5.5,
@@ -176,7 +179,10 @@ def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration
         axes.text(0.5, 0.5, "nobody split anything", transform=axes.transAxes, ha="center", va="center")
 
 
-def _thinned(t_s: npt.NDArray[np.float64], duration_s: float) -> npt.NDArray[np.float64]:
-    """At most MAX_TICKS moments: those that fall on one tick's width count once."""
-    width = max(duration_s, 1e-9) / MAX_TICKS
-    return np.unique(np.round(t_s / width)) * width
+def _last_of_slices(t_s: npt.NDArray[np.float64], duration_s: float) -> npt.NDArray[np.int64]:
+    """Of moments in ascending order, the index of the first, and of the last in each of SLICES equal slices of time."""
+    if len(t_s) == 0:
+        return np.zeros(0, np.int64)
+    in_slice = np.floor(t_s / max(duration_s, 1e-9) * SLICES)
+    last = np.append(np.flatnonzero(np.diff(in_slice)), len(t_s) - 1)
+    return np.unique(np.append(0, last)).astype(np.int64)

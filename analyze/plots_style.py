@@ -133,6 +133,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    # A hundredth of a point is finer than any screen; six digits would double the page.
+    text = re.sub(r'\bd="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     for variable, look in _THEME.items():
         text = text.replace(look.light, f"var(--dm-{variable}, {look.light})")
     label = _escape(description)

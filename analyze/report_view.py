@@ -29,9 +29,6 @@ __all__ = ["Analysis", "analyse", "figures", "numbers", "view"]
 
 MAX_NAMES = 12
 MAX_STACKS = 10
-MAX_STEPS = 3000
-"""Steps of a plotted line; more cannot be seen."""
-
 BYTES_PER_PAGE = 4096
 
 
@@ -64,7 +61,7 @@ def analyse(trace_dir: Path) -> Analysis:
 def figures(analysis: Analysis) -> dict[str, Figure]:
     """The pictures of a report: `levels` and `map`."""
     splits = analysis.attribution.splits
-    levels = _thinned(analysis.rebuilt.levels)
+    levels = analysis.rebuilt.levels
     t_s = _seconds(analysis, levels["ts_ns"])
     over_time = LevelsOverTime(
         np.maximum(t_s, 0.0),
@@ -87,17 +84,6 @@ def figures(analysis: Analysis) -> dict[str, Figure]:
 def _seconds(analysis: Analysis, ts_ns: pd.Series[int]) -> npt.NDArray[np.float64]:
     since = ts_ns.to_numpy(np.int64) - analysis.trace.manifest["ts_start_ns"]
     return since.astype(np.float64) / 1e9
-
-
-def _thinned(levels: pd.DataFrame) -> pd.DataFrame:
-    """The first row, the last, and of the others the last in each of MAX_STEPS equal slices of time."""
-    if len(levels) <= MAX_STEPS:
-        return levels
-    ts = levels["ts_ns"].to_numpy(np.int64)
-    span = max(int(ts[-1] - ts[0]), 1)
-    in_slice = ((ts - ts[0]) / span * MAX_STEPS).astype(np.int64)
-    last = np.append(np.flatnonzero(np.diff(in_slice)), len(ts) - 1)
-    return levels.iloc[np.unique(np.append(0, last))]
 
 
 def _states(analysis: Analysis) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,132 @@
+"""The pictures: same bytes for the same data, both themes, nothing that only colour tells, any size of machine."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
+from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
+from analyze.plots_style import CSS, LEVELS, USERS, inline_svg, save
+
+GIGA = 1 << 18
+
+
+def levels(n: int = 3) -> Figure:
+    t_s = np.linspace(0.0, 9.0, n + 1)
+    one = np.full(n + 1, 2 * GIGA)
+    one[n // 2 + 1 :] -= GIGA
+    small = 512 * np.arange(n + 1)
+    over_time = LevelsOverTime(t_s, one, 4 * GIGA - one - small, small)
+    users = np.array([list(USERS)[i % len(USERS)] for i in range(n)], dtype=object)
+    splits = SplitsOverTime(t_s[1:], users, np.arange(n) == n // 2)
+    return levels_figure(over_time, splits, 10.0)
+
+
+def states(n_gib: int) -> np.ndarray:
+    found = np.full(512 * n_gib, LEAF_1G, np.uint8)
+    found[:512] = LEAF_2M
+    found[:9] = SPLIT_BEFORE
+    found[10 : 10 + len(USER_STATES)] = list(USER_STATES.values())
+    return found
+
+
+def memory(n_gib: int = 4) -> Figure:
+    return map_figure(states(n_gib), np.array([1]))
+
+
+@pytest.mark.parametrize("draw", [levels, memory])
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
+def test_the_same_data_gives_the_same_bytes(tmp_path: Path, draw: type[Figure], suffix: str) -> None:
+    save(draw(), tmp_path / f"a{suffix}")
+    save(draw(), tmp_path / f"b{suffix}")
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("draw", [levels, memory])
+def test_a_picture_in_a_page_follows_the_theme_and_scales(draw: type[Figure]) -> None:
+    svg = inline_svg(draw(), "x", 'says "what" <it> shows')
+    ET.fromstring(svg)
+    opening = svg[: svg.index(">")]
+    assert 'aria-label="says &quot;what&quot; &lt;it&gt; shows"' in svg.split("<", 2)[1]
+    assert " width=" not in opening and " height=" not in opening and "viewBox" in opening
+    named = set(re.findall(r"var\((--dm-[a-z0-9-]+),", svg, re.IGNORECASE))
+    assert len(named) >= 5
+    assert all(f"{name}:" in CSS for name in named)
+    for colour in re.findall(r"(?<!, )#[0-9a-f]{6}", svg):
+        assert colour in ("#ffffff", "#000000"), f"{colour} would stay the same in the dark"
+
+
+def test_pictures_of_one_page_share_no_id() -> None:
+    first, second = (set(re.findall(r'\bid="([^"]+)"', inline_svg(memory(), name, ""))) for name in ("a", "b"))
+    assert first and not first & second
+    svg = inline_svg(memory(), "a", "")
+    for target in re.findall(r'(?:href="#|url\(#)([^")]+)', svg):
+        assert f'id="{target}"' in svg
+
+
+def lightness(colour: str) -> float:
+    """CIE L* of #rrggbb."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return float(116 * np.cbrt(luminance) - 16)
+
+
+def test_levels_differ_in_grey() -> None:
+    for theme in ("light", "dark"):
+        ramp = [lightness(getattr(look, theme)) for look in LEVELS.values()]
+        assert all(abs(a - b) >= 6 for a, b in pairwise(ramp)), (theme, ramp)
+
+
+def test_users_differ_without_colour() -> None:
+    """Each has a mark of its own in the map, and a row of its own under the levels."""
+    marks = [look.mark for look in USERS.values()]
+    assert len(set(marks)) == len(marks)
+    svg = inline_svg(levels(14), "x", "")
+    assert all(f">{look.label}<" in svg for look in USERS.values())
+
+
+@pytest.mark.parametrize("n_gib", [1, 2, 24, 25, 300, 4096])
+def test_any_machine_has_a_map_of_bounded_size(n_gib: int) -> None:
+    figure = memory(n_gib)
+    width, height = figure.get_size_inches()
+    assert width < 9 and height < 12
+    assert len(inline_svg(figure, "x", "")) < 700_000
+
+
+def test_a_split_frame_is_never_lost_in_a_coarse_map() -> None:
+    found = np.full(512 * 1024, LEAF_2M, np.uint8)
+    found[77_777] = USER_STATES["bpf"]
+    assert USERS["bpf"].light in inline_svg(map_figure(found, np.array([], np.int64)), "x", "")
+
+
+def test_holes_are_left_out() -> None:
+    found = np.full(512 * 4, HOLE, np.uint8)
+    found[512 * 3 :] = LEAF_2M
+    svg = inline_svg(map_figure(found, np.array([], np.int64)), "x", "")
+    assert ">3 GiB<" in svg and ">1 GiB<" not in svg
+
+
+def test_nothing_split_is_said_and_drawn() -> None:
+    none = SplitsOverTime(np.array([]), np.array([], dtype=object), np.array([], dtype=bool))
+    flat = LevelsOverTime(np.array([0.0]), np.array([GIGA]), np.array([0]), np.array([0]))
+    assert "nobody split anything" in inline_svg(levels_figure(flat, none, 0.0), "x", "")
+    inline_svg(map_figure(np.zeros(0, np.uint8), np.array([], np.int64)), "x", "")
+
+
+def test_an_unknown_user_is_drawn_as_other() -> None:
+    splits = SplitsOverTime(np.array([1.0]), np.array(["martian"], dtype=object), np.array([False]))
+    flat = LevelsOverTime(np.array([0.0]), np.array([GIGA]), np.array([0]), np.array([0]))
+    svg = inline_svg(levels_figure(flat, splits, 2.0), "x", "")
+    assert "martian" not in svg and ">other<" in svg
+
+
+def test_many_splits_stay_a_small_picture() -> None:
+    assert len(inline_svg(levels(50_000), "x", "")) < 1_000_000
