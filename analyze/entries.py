@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
 from collect.schema import Level, Pte
 
 __all__ = [
@@ -112,10 +112,10 @@ def _reserve(n: int, dtype: Any) -> npt.NDArray[Any]:
 @kernel
 def attr_code(m: Entries, value: np.uint64) -> int:
     """Code of an attribute word, given out on first use; ATTRS_FULL if there is none left."""
-    at = np.int64((value * _HASH_FACTOR) >> _HASH_SHIFT)
+    at = signed((value * _HASH_FACTOR) >> _HASH_SHIFT)
     while m.codes[at] != 0:
         if m.attrs[m.codes[at]] == value:
-            return np.int64(m.codes[at])  # type: ignore[return-value]
+            return signed(m.codes[at])
         at = (at + 1) & (_HASH_SIZE - 1)
     code = m.meta[N_ATTRS]
     if code > MAX_ATTRS:
@@ -131,18 +131,18 @@ def entry_at(m: Entries, pfn: int) -> tuple[int, int]:
     """(level, attribute code) of the leaf that maps a page; (0, 0) for a hole."""
     giga = pfn >> GIGA_SHIFT
     if m.giga_level[giga] != M2:
-        return np.int64(m.giga_level[giga]), np.int64(m.giga_code[giga])  # type: ignore[return-value]
+        return signed(m.giga_level[giga]), signed(m.giga_code[giga])
     frame = pfn >> FRAME_SHIFT
     if m.frame_level[frame] != K4:
-        return np.int64(m.frame_level[frame]), np.int64(m.frame_code[frame])  # type: ignore[return-value]
-    code = np.int64(m.slabs[m.frame_slab[frame], pfn & (FRAME - 1)])
-    return (K4 if code != 0 else 0), code  # type: ignore[return-value]
+        return signed(m.frame_level[frame]), signed(m.frame_code[frame])
+    code = signed(m.slabs[m.frame_slab[frame], pfn & (FRAME - 1)])
+    return (K4 if code != 0 else 0), code
 
 
 @kernel
 def _strips_rw(m: Entries, value: np.uint64, first: int, n_pages: int) -> bool:
     """static_protections() on the direct map: rodata may not be writable (sm: protect_rodata)."""
-    return (  # type: ignore[return-value]
+    return bool(
         (value & _P) != 0
         and (value & _RW) != 0
         and first < m.meta[RODATA_END]
@@ -155,7 +155,7 @@ def open_slab(m: Entries, frame: int, code: int) -> None:
     """Give a frame a table of 4K entries, all of `code`. Does not count."""
     if m.meta[N_FREE_SLABS] > 0:
         m.meta[N_FREE_SLABS] -= 1
-        slab = np.int64(m.free_slabs[m.meta[N_FREE_SLABS]])
+        slab = signed(m.free_slabs[m.meta[N_FREE_SLABS]])
     else:
         slab = m.meta[N_SLABS]
         m.meta[N_SLABS] += 1
@@ -171,7 +171,7 @@ def split_frame(m: Entries, frame: int, static: bool) -> bool:
 
     `static`: the leaf broke the static protections; each new entry is made to keep them (sm: split_set_pte).
     """
-    code = np.int64(m.frame_code[frame])
+    code = signed(m.frame_code[frame])
     open_slab(m, frame, code)
     first = frame << FRAME_SHIFT
     side = 1 if first >= m.meta[SYMBOLIC] else 0
@@ -192,7 +192,7 @@ def split_frame(m: Entries, frame: int, static: bool) -> bool:
 @kernel
 def split_giga(m: Entries, giga: int, static: bool) -> bool:
     """1G leaf -> 512 2M leaves with its flags (sm: __split_large_page). False: no attribute code left."""
-    code = np.int64(m.giga_code[giga])
+    code = signed(m.giga_code[giga])
     first = giga << (GIGA_SHIFT - FRAME_SHIFT)
     m.giga_level[giga] = M2
     m.giga_code[giga] = 0

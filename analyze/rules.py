@@ -26,7 +26,7 @@ from analyze.entries import (
     split_frame,
     split_giga,
 )
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
 from collect.schema import Level, Pte
 
 __all__ = ["ATTRS_OVERFLOW", "LOG_FULL", "SplitLog", "Window", "change_range", "new_log", "no_window"]
@@ -150,7 +150,7 @@ def _change_pages(m: Entries, page: int, n: int, mask_set: np.uint64, mask_clr: 
     n_changed = 0
     known_old, known_new = -1, -1  # neighbours mostly hold the same attributes
     for i in range(start, start + n):
-        code = np.int64(m.slabs[slab, i])
+        code = signed(m.slabs[slab, i])
         rodata = _in_rodata(m, page - start + i, 1)
         if code == known_old and not rodata:
             new = known_new

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.entries import FRAME, FRAME_SHIFT, GIGA, GIGA_SHIFT, N_ATTRS, SYMBOLIC, Entries, open_slab
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
 from collect.schema import Level
 
 __all__ = ["LOADED", "OVERLAP", "count_runs", "load_runs", "write_runs"]
@@ -75,15 +75,15 @@ def _next_run(m: Entries, page: int, end: int) -> tuple[int, int, int, int]:
     while page < end:
         giga = page >> GIGA_SHIFT
         frame = page >> FRAME_SHIFT
-        level = np.int64(m.giga_level[giga])
-        code = np.int64(m.giga_code[giga])
+        level = signed(m.giga_level[giga])
+        code = signed(m.giga_code[giga])
         size = GIGA
         if level == M2:
-            level = np.int64(m.frame_level[frame])
-            code = np.int64(m.frame_code[frame])
+            level = signed(m.frame_level[frame])
+            code = signed(m.frame_code[frame])
             size = FRAME
             if level == K4:
-                code = np.int64(m.slabs[m.frame_slab[frame], page & (FRAME - 1)])
+                code = signed(m.slabs[m.frame_slab[frame], page & (FRAME - 1)])
                 size = 1
                 if code == 0:
                     level = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from collect.schema import Moment
 from tests.machine import users
-from tests.machine.kernel import MAX_PFN, PAGE_OFFSET, RANGES, RODATA, Machine, Steps, Task
+from tests.machine.kernel import GIGA, MAX_PFN, PAGE_OFFSET, RANGES, RODATA, Machine, Steps, Task
 from tests.machine.pages import PageModel
 
 __all__ = ["COLLECTOR", "Machine", "PageModel", "write_trace"]
@@ -58,9 +58,11 @@ def write_trace(directory: Path, seed: int, *, scale: float = 1.0, kernel_style:
     _run(m, [bpf(m, COLLECTOR)])
     running = [task_steps(*what) for what in zip(TASKS, lives, repeats, strict=True)]
     running.append(users.image(m, TASKS[4]))
+    m.open.append((2 * GIGA, 3 * GIGA))
     m.counters()
     started = m.tick()
     _run(m, running, until=m.snapshot(Moment.START, 1))
+    m.open.append((3 * GIGA, 4 * GIGA))
     _run(m, running, most=int(3000 * scale))
     _run(m, [*running, bpf(m, COLLECTOR)], leave=1)
     ended = m.tick()

@@ -48,6 +48,7 @@ class Machine:
         self.now_ns = 10_000_000_000
         self.recorder = Recorder()
         self.recording = False
+        self.open = [RANGES[1]]  # memory given out; that of the 1G leaves stays whole at first
         self.pages = PageModel(MAX_PFN, RODATA)
         self.image = PageModel(IMAGE[1])
         self.splits = {2: 0, 3: 0}
@@ -77,7 +78,7 @@ class Machine:
         """`n` free pages in small clumps from all over memory, as a long-running buddy allocator would give them."""
         got: list[int] = []
         while len(got) < n:
-            first, end = self.random.choice(RANGES[1:])
+            first, end = self.random.choice(self.open)
             at = self.random.randrange(first, end)
             for pfn in range(at, min(end, at + self.random.choice((1, 1, 2, 4, 8, 16)))):
                 if len(got) < n and pfn not in self.used and not IMAGE[0] <= pfn < IMAGE[1]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from collect.schema import Cpa, Pte, RegionEvent, RegionKind, Space, Tier
-from tests.machine.kernel import IMAGE_BASE, NX, PAGE_OFFSET, RANGES, RW, Machine, P, Steps, Task
+from tests.machine.kernel import IMAGE_BASE, NX, PAGE_OFFSET, RW, Machine, P, Steps, Task
 
 CALL = ("__change_page_attr_set_clr", "change_page_attr_set_clr")
 SYSCALL = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe")
@@ -197,7 +197,7 @@ def graphics(m: Machine, task: Task) -> Steps:
 
 def ranges(m: Machine, task: Task) -> Steps:
     """Direct calls on ranges of the direct map, aligned or not: whole leaves stay, the others split."""
-    first, end = m.random.choice(RANGES[1:])
+    first, end = m.random.choice(m.open)
     size = m.random.choice((7, 512, 1024, 3000))
     at = m.random.randrange(first, end - size)
     if m.random.random() < 0.5:

@@ -1,0 +1,114 @@
+"""Memory that comes and goes: entries that hotplug writes and clears, past the choke point.
+
+arch_add_memory picks the sizes of the entries in code that cannot be probed (arch/x86/mm/init_64.c,
+phys_pud_init and phys_pmd_init): it uses the largest that is aligned, up to the level that was seen at the first page.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyze.entries import (
+    FRAME,
+    FRAME_SHIFT,
+    GIGA,
+    GIGA_SHIFT,
+    N_FREE_SLABS,
+    SYMBOLIC,
+    Entries,
+    attr_code,
+    open_slab,
+    split_frame,
+    split_giga,
+)
+from analyze.jit import kernel
+from collect.schema import Level
+
+__all__ = ["add_range", "remove_range"]
+
+K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
+
+
+@kernel
+def add_range(m: Entries, pfn: int, n_pages: int, level: int, attrs: np.uint64) -> int:
+    """Fill the holes among pages [pfn, pfn + n_pages) (init_64.c: phys_pud_init). 0, or no attribute code left (< 0)."""
+    if level == 0:
+        return 0
+    code = attr_code(m, attrs)
+    if code < 0:
+        return -1
+    side = 1 if pfn >= m.meta[SYMBOLIC] else 0
+    page, end = pfn, pfn + n_pages
+    while page < end:
+        giga, frame = page >> GIGA_SHIFT, page >> FRAME_SHIFT
+        if m.giga_level[giga] == G1:
+            page = (giga + 1) << GIGA_SHIFT
+            continue
+        if m.giga_level[giga] == 0:
+            if level == G1 and page & (GIGA - 1) == 0 and end - page >= GIGA:
+                m.giga_level[giga] = G1
+                m.giga_code[giga] = code
+                m.counts[side, G1] += 1
+                page += GIGA
+                continue
+            m.giga_level[giga] = M2
+        if m.frame_level[frame] == M2:
+            page = (frame + 1) << FRAME_SHIFT
+            continue
+        if m.frame_level[frame] == 0:
+            if level >= M2 and page & (FRAME - 1) == 0 and end - page >= FRAME:
+                m.frame_level[frame] = M2
+                m.frame_code[frame] = code
+                m.counts[side, M2] += 1
+                page += FRAME
+                continue
+            open_slab(m, frame, 0)
+        slab = m.frame_slab[frame]
+        if m.slabs[slab, page & (FRAME - 1)] == 0:
+            m.slabs[slab, page & (FRAME - 1)] = code
+            m.counts[side, K4] += 1
+        page += 1
+    return 0
+
+
+@kernel
+def remove_range(m: Entries, pfn: int, n_pages: int) -> None:
+    """Make holes of pages [pfn, pfn + n_pages) (init_64.c: remove_pagetable), splitting leaves that reach beyond."""
+    side = 1 if pfn >= m.meta[SYMBOLIC] else 0
+    page, end = pfn, pfn + n_pages
+    while page < end:
+        giga, frame = page >> GIGA_SHIFT, page >> FRAME_SHIFT
+        if m.giga_level[giga] == 0:
+            page = (giga + 1) << GIGA_SHIFT
+        elif m.giga_level[giga] == G1:
+            if page & (GIGA - 1) == 0 and end - page >= GIGA:
+                m.giga_level[giga] = 0
+                m.giga_code[giga] = 0
+                m.counts[side, G1] -= 1
+                page += GIGA
+            else:
+                split_giga(m, giga, False)
+        elif m.frame_level[frame] == 0:
+            page = (frame + 1) << FRAME_SHIFT
+        elif m.frame_level[frame] == M2:
+            if page & (FRAME - 1) == 0 and end - page >= FRAME:
+                m.frame_level[frame] = 0
+                m.frame_code[frame] = 0
+                m.counts[side, M2] -= 1
+                page += FRAME
+            else:
+                split_frame(m, frame, False)
+        else:
+            slab = m.frame_slab[frame]
+            whole = page & (FRAME - 1) == 0 and end - page >= FRAME
+            stop = min(end, (frame + 1) << FRAME_SHIFT)
+            for i in range(page & (FRAME - 1), stop - (frame << FRAME_SHIFT)):
+                if m.slabs[slab, i] != 0:
+                    m.counts[side, K4] -= 1
+                m.slabs[slab, i] = 0
+            if whole:
+                m.frame_level[frame] = 0
+                m.frame_slab[frame] = -1
+                m.free_slabs[m.meta[N_FREE_SLABS]] = slab
+                m.meta[N_FREE_SLABS] += 1
+            page = stop
