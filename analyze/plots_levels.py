@@ -14,7 +14,7 @@ from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, drawing
 __all__ = ["LevelsOverTime", "SplitsOverTime", "levels_figure"]
 
 PAGES_PER_GIB = 1 << 18
-SLICES = 1200
+SLICES = 800
 """Moments in a figure: more ticks or steps than this cannot be told apart at any size that we draw."""
 
 
