@@ -1,0 +1,142 @@
+"""`directmap-collect`: record, recover, snapshot, check."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from collect import __version__
+from collect.errors import HostError, TraceError
+
+__all__ = ["main"]
+
+EXAMPLES = """\
+examples:
+  directmap-collect check                              what would work on this kernel
+  directmap-collect record -o trace -d 60              one minute of this machine
+  directmap-collect record -o trace -- make -j8        as long as a command runs
+  directmap-collect snapshot                           the direct map now, from the page tables
+  directmap-collect recover trace                      finish a recording that was killed
+
+exit status: 0 done, 2 it could not be done (one line on stderr says why and what to do)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options, arguments))
+    except (HostError, TraceError) as error:
+        print(f"directmap-collect: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("directmap-collect: aborted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="directmap-collect",
+        description="Record who changes the kernel's direct map.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"directmap {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    record = commands.add_parser("record", help="record this kernel (as root)")
+    record.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory of the trace")
+    record.add_argument("-d", "--duration", type=float, metavar="SECONDS", help="stop after this time")
+    record.add_argument(
+        "--pages",
+        choices=("scoped", "none"),
+        default="scoped",
+        help="page events in scope of the regions (default), or none",
+    )
+    record.add_argument("--force", action="store_true", help="replace a trace that is there")
+    record.add_argument("command", nargs="*", metavar="-- COMMAND", help="record while this runs")
+    record.set_defaults(run=_record)
+
+    recover = commands.add_parser("recover", help="finish a trace whose recorder was killed")
+    recover.add_argument("directory", type=Path)
+    recover.set_defaults(run=_recover)
+
+    snapshot = commands.add_parser("snapshot", help="totals per level from the page tables, beside /proc/meminfo")
+    snapshot.add_argument("--json", action="store_true")
+    snapshot.set_defaults(run=_snapshot)
+
+    check = commands.add_parser("check", help="what would work here, and what is missing")
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from collect.recorder import Recorder
+
+    if options.duration is not None and not 0 < options.duration < 1e9:
+        raise HostError(f"--duration {options.duration:g}: give seconds greater than 0")
+    recorder = Recorder(
+        options.output, force=options.force, pages=options.pages, command_line=["directmap-collect", *arguments]
+    )
+    summary = recorder.run(options.command or None, options.duration)
+    print(
+        f"recorded {summary['seconds']} s: {summary.get('changes', 0)} changes, {summary.get('regions', 0)} region events, "
+        f"{summary.get('pages', 0)} page events, {summary['lost']} lost -> {options.output}",
+        file=sys.stderr,
+    )
+    return 0
+
+
+def _recover(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from collect.journal import recover
+
+    manifest = recover(options.directory)
+    rows = sum(segment["rows"] for segments in manifest["tables"].values() for segment in segments)
+    print(f"recovered {rows} rows -> {options.directory}", file=sys.stderr)
+    return 0
+
+
+def _snapshot(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from collect.counters import read_counters
+    from collect.host import physical_mask
+    from collect.kallsyms import Kallsyms
+    from collect.kcore import Kcore
+    from collect.pagetables import Walker
+    from collect.snapshot import walk_once
+
+    kcore = Kcore()
+    found = walk_once(Walker(kcore, physical_mask(kcore, Kallsyms()))).counts_kb()
+    claimed = read_counters()
+    rows = [(name, kb, claimed.get(f"meminfo/{name}")) for name, kb in found.items()]
+    if options.json:
+        print(json.dumps({name: {"page_tables_kb": kb, "meminfo_kb": claim} for name, kb, claim in rows}, indent=1))
+        return 0
+    print(f"{'':12}{'page tables':>14}{'/proc/meminfo':>16}")
+    for name, kb, claim in rows:
+        print(f"{name:12}{kb:>11} kB{claim if claim is not None else '-':>13} kB")
+    print("Where they differ the page tables are right: meminfo's counters drift at boot.")
+    return 0
+
+
+def _check(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from collect.check import findings
+
+    rows = findings()
+    if options.json:
+        print(json.dumps([row._asdict() for row in rows], indent=1))
+    else:
+        for row in rows:
+            print(f"{'ok' if row.ok else 'MISSING' if row.needed else 'absent':8}{row.what}: {row.found}")
+            if row.mend and not row.ok:
+                print(f"{'':8}-> {row.mend}")
+    return 0 if all(row.ok for row in rows if row.needed) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

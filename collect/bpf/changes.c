@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//
+// Changes of the direct map, at the choke point __change_page_attr_set_clr (arch/x86/mm/pat/set_memory.c). The
+// function calls itself for the direct map's alias of a vmalloc address, so nested calls are the rule; a second primary
+// call nested in the reclaim of a split's allocation is possible. Hence a key of task and cpa pointer.
+
+struct call_key {
+	u64 tid, cpa;
+};
+
+struct call {
+	u64 ts, call_id, parent_id, address, n_pages, mask_set, mask_clr, entry_before, pages;
+	u32 flags;
+	u8 depth, bits, has_pgd, check_alias, level_before;
+	u8 pad[7];
+};
+
+BPF_HASH(calls, struct call_key, struct call, 16384);
+
+#define MAX_ARRAY_CHUNKS 256
+
+static __always_inline u64 read64(u64 at)
+{
+	u64 value = 0;
+
+	bpf_probe_read_kernel(&value, 8, (void *)at);
+	return value;
+}
+
+static __always_inline u32 read32(u64 at)
+{
+	u32 value = 0;
+
+	bpf_probe_read_kernel(&value, 4, (void *)at);
+	return value;
+}
+
+static __always_inline u64 array_address(u64 pages, u64 i)
+{
+	return PAGE_OFFSET_BASE + (frame_of(read64(pages + i * 8)) << 12);
+}
+
+static __always_inline void emit_array(u64 call_id, u64 pages, u64 n_pages)
+{
+	u64 i, at;
+
+	for (i = 0; i < MAX_ARRAY_CHUNKS; i++) {
+		struct array_record *record;
+
+		if (i * CHUNK >= n_pages)
+			return;
+		record = array_ring.ringbuf_reserve(sizeof(*record));
+		if (!record) {
+			lose(LOST_ARRAY);
+			return;
+		}
+		record->call_id = call_id;
+		record->chunk = i;
+		// The last chunk may end where mapped memory ends; a mask keeps the size plain to the verifier.
+		at = pages + i * CHUNK * 8;
+		if (bpf_probe_read_kernel(record->page, sizeof(record->page), (void *)at) < 0 &&
+		    (n_pages - i * CHUNK >= CHUNK ||
+		     bpf_probe_read_kernel(record->page, ((n_pages - i * CHUNK) & (CHUNK - 1)) * 8, (void *)at) < 0))
+			lose(LOST_ARRAY);
+		array_ring.ringbuf_submit(record, 0);
+	}
+	lose(LOST_ARRAY);
+}
+
+static __always_inline int change_entry(u64 cpa, u32 check_alias)
+{
+	u64 ids = bpf_get_current_pid_tgid(), vaddr, slot;
+	struct call_key key = {.tid = (u32)ids, .cpa = cpa};
+	struct task *task = enter_task();
+	struct call call = {};
+
+	call.ts = bpf_ktime_get_ns();
+	call.call_id = new_id(call.ts);
+	vaddr = read64(cpa + CPA_VADDR_OFFSET);
+	call.has_pgd = read64(cpa + CPA_PGD_OFFSET) != 0;
+	call.mask_set = read64(cpa + CPA_MASK_SET_OFFSET);
+	call.mask_clr = read64(cpa + CPA_MASK_CLR_OFFSET);
+	call.n_pages = read64(cpa + CPA_NUMPAGES_OFFSET);
+	call.flags = read32(cpa + CPA_FLAGS_OFFSET);
+	call.bits = read32(cpa + CPA_BITS_OFFSET);
+	call.check_alias = check_alias;
+	if (call.flags & CPA_PAGES_ARRAY) {
+		call.pages = read64(cpa + CPA_PAGES_OFFSET);
+		call.address = array_address(call.pages, 0);
+	} else {
+		call.address = read64(vaddr) | 1ULL << 63;	// machine check decoys have bit 63 flipped
+	}
+	call.level_before = walk(call.address, &call.entry_before, &slot);
+	if (task) {
+		call.parent_id = task->call_id;
+		call.depth = task->depth;
+		task->call_id = call.call_id;
+		task->depth++;
+	}
+	if (calls.update(&key, &call))
+		lose(LOST_CALL);
+	if (call.flags & CPA_PAGES_ARRAY)
+		emit_array(call.call_id, call.pages, call.n_pages);
+	return 0;
+}
+
+static __always_inline int change_exit(void *ctx, u64 cpa, s32 ret)
+{
+	u64 ids = bpf_get_current_pid_tgid(), last, slot, id, pfn, stack_key = 0;
+	struct call_key key = {.tid = (u32)ids, .cpa = cpa};
+	struct change_record *record;
+	struct task *task;
+	struct call *call = calls.lookup(&key);
+	u8 depth;
+
+	if (!call) {
+		lose(LOST_ENTRY);
+		return 0;
+	}
+	depth = call->depth;
+	id = call->call_id;
+	task = this_task();
+	if (task) {
+		task->call_id = call->parent_id;
+		task->depth = depth;
+	}
+	// Before the change itself: whoever reads a change from its ring finds the stack in the other.
+	if (!depth)
+		stack_key = emit_stack(ctx);
+	record = change_ring.ringbuf_reserve(sizeof(*record));
+	if (!record) {
+		lose(LOST_CHANGE);
+		goto out;
+	}
+	record->ts = call->ts;
+	record->call_id = id;
+	record->parent_id = call->parent_id;
+	record->stack_key = stack_key;
+	record->address = call->address;
+	record->n_pages = call->n_pages;
+	record->n_done = read64(cpa + CPA_CURPAGE_OFFSET);
+	record->mask_set = call->mask_set;
+	record->mask_clr = call->mask_clr;
+	record->entry_before = call->entry_before;
+	record->level_before = call->level_before;
+	record->pid = ids;
+	record->tgid = ids >> 32;
+	record->flags = call->flags;
+	record->ret = ret;
+	record->cpu = bpf_get_smp_processor_id();
+	record->depth = depth;
+	record->bits = call->bits;
+	record->has_pgd = call->has_pgd;
+	record->check_alias = call->check_alias;
+	bpf_get_current_comm(record->comm, sizeof(record->comm));
+	last = record->n_done ? record->n_done - 1 : 0;
+	record->level_first = walk(call->address, &record->entry_first, &slot);
+	if (!last) {
+		record->level_last = record->level_first;
+		record->entry_last = record->entry_first;
+	} else {
+		u64 at = call->pages ? array_address(call->pages, last) : call->address + last * 4096;
+
+		record->level_last = walk(at, &record->entry_last, &slot);
+	}
+	record->end = bpf_ktime_get_ns();
+	pfn = (call->address - PAGE_OFFSET_BASE) >> 12;
+	change_ring.ringbuf_submit(record, 0);
+	if (!depth && task && top_scope(task) == KIND_SECRET_PAGE && !ret) {
+		if (call->mask_clr & 1)
+			secret_page_alloc(top_region(task), pfn, stack_key);
+		else if (call->mask_set & 1)
+			secret_page_free(ctx, pfn);
+	}
+out:
+	// Last, so that whoever finds no running call in the map finds its record in the ring.
+	calls.delete(&key);
+	if (task)
+		leave_task(task);
+	return 0;
+}

@@ -1,0 +1,137 @@
+"""Facts of the machine and kernel that go into a trace's manifest."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from collect.kallsyms import Kallsyms
+from collect.kcore import KERNEL_IMAGE_BASE, Kcore
+
+__all__ = ["cpu_facts", "kernel_facts", "lockdown", "memory_facts", "physical_mask"]
+
+CONFIG_WANTED = (
+    "BPF_JIT",
+    "BPF_JIT_ALWAYS_ON",
+    "DEBUG_PAGEALLOC",
+    "HAVE_ARCH_HUGE_VMALLOC",
+    "INIT_ON_ALLOC_DEFAULT_ON",
+    "KFENCE",
+    "KFENCE_SAMPLE_INTERVAL",
+    "MEMORY_HOTPLUG",
+    "NODES_SHIFT",
+    "PREEMPT",
+    "PREEMPT_DYNAMIC",
+    "PREEMPT_LAZY",
+    "PREEMPT_VOLUNTARY",
+    "RANDOMIZE_BASE",
+    "SECRETMEM",
+    "STRICT_MODULE_RWX",
+    "X86_5LEVEL",
+    "X86_DIRECT_GBPAGES",
+    "ARCH_HAS_EXECMEM_ROX",
+)
+
+
+def kernel_facts() -> dict[str, Any]:
+    """Release, version, boot id, command line and the part of the configuration that bears on the direct map."""
+    return {
+        "release": platform.release(),
+        "version": platform.version(),
+        "machine": platform.machine(),
+        "boot_id": _read("/proc/sys/kernel/random/boot_id"),
+        "cmdline": _read("/proc/cmdline"),
+        "config": _config(),
+    }
+
+
+def cpu_facts() -> dict[str, Any]:
+    """Model, number of CPUs, and whether a hypervisor or an emulator stands below."""
+    lines = _read("/proc/cpuinfo").splitlines()
+    info = dict(part.split(":", 1) for part in lines[: lines.index("")] if ":" in part) if "" in lines else {}
+    info = {key.strip(): value.strip() for key, value in info.items()}
+    model = info.get("model name", "unknown")
+    vendor = _read("/sys/class/dmi/id/sys_vendor")
+    return {
+        "model": model,
+        "n_online": os.cpu_count() or 1,
+        "possible": _read("/sys/devices/system/cpu/possible"),
+        "nodes_possible": _read("/sys/devices/system/node/possible"),
+        "hypervisor": vendor if "hypervisor" in info.get("flags", "").split() else None,
+        # Emulated: every instruction is interpreted, so times and rates say nothing about real machines.
+        "emulated": "TCG" in model,
+        "gb_pages": "pdpe1gb" in info.get("flags", "").split(),
+    }
+
+
+def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
+    """Memory map, paging levels, the frames of rodata (which may not become writable) and KFENCE's pool."""
+    return {
+        "max_pfn": kcore.max_pfn,
+        "ranges": kcore.ranges,
+        "page_offset": kcore.page_offset,
+        "paging_levels": kcore.paging_levels,
+        "physical_mask": physical_mask(kcore, symbols),
+        "rodata": _rodata(kcore, symbols),
+        "kfence_pool": _kfence_pool(kcore, symbols),
+    }
+
+
+def physical_mask(kcore: Kcore, symbols: Kallsyms) -> int:
+    """The kernel's `physical_mask`: address bits of an entry, without the encryption bit (arch/x86/mm/pgtable.c)."""
+    at = symbols.address("physical_mask")
+    return kcore.read_u64(at) if at is not None else (1 << 52) - 1
+
+
+def lockdown() -> str:
+    """The active lockdown mode, `none` where there is no such thing."""
+    text = _read("/sys/kernel/security/lockdown")
+    return text[text.index("[") + 1 : text.index("]")] if "[" in text else "none"
+
+
+def _rodata(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+    start, end = symbols.address("__start_rodata"), symbols.address("__end_rodata")
+    if start is None or end is None:
+        return None
+    base = int(kcore.note.get("NUMBER(phys_base)", "0"))
+    return [(address - KERNEL_IMAGE_BASE + base) >> 12 for address in (start, end)]
+
+
+def _kfence_pool(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+    at = symbols.address("__kfence_pool")
+    address = kcore.read_u64(at) if at is not None else 0
+    if not address:
+        return None
+    objects = int(_config().get("CONFIG_KFENCE_NUM_OBJECTS", "255"))
+    first = (address - kcore.page_offset) >> 12
+    return [first, first + 2 * (objects + 1)]
+
+
+def _config() -> dict[str, str]:
+    release = platform.release()
+    for path in (
+        f"/boot/config-{release}",
+        f"/usr/lib/modules/{release}/config",
+        f"/lib/modules/{release}/build/.config",
+    ):
+        text = _read(path)
+        if text:
+            break
+    else:
+        try:
+            text = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+        except OSError:
+            text = ""
+    found = dict(line.split("=", 1) for line in text.splitlines() if line.startswith("CONFIG_") and "=" in line)
+    wanted = {f"CONFIG_{name}" for name in CONFIG_WANTED} | {"CONFIG_KFENCE_NUM_OBJECTS"}
+    return {name: value for name, value in found.items() if name in wanted}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""

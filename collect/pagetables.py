@@ -1,0 +1,162 @@
+"""Walks the kernel's own page tables through /proc/kcore: the ground truth of every trace.
+
+The rules of a walk are those of `lookup_address_in_pgd` (arch/x86/mm/pat/set_memory.c): an entry above the last level
+that is not zero but not present is a leaf of its level; its page frame number is stored inverted (L1TF,
+arch/x86/include/asm/pgtable-invert.h), so frames are derived from position wherever position tells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from collect.errors import HostError
+from collect.kcore import KERNEL_IMAGE_BASE, Kcore
+from collect.schema import LEAF_PAGES, Level
+
+__all__ = ["Leaves", "Walker", "normalise", "runs"]
+
+U64 = npt.NDArray[np.uint64]
+PRESENT, LARGE = 1, 0x80
+PFN_BITS = 0x000F_FFFF_FFFF_F000
+GIG_PAGES = LEAF_PAGES[Level.G1]
+
+
+class Leaves(NamedTuple):
+    """Leaf entries in order of address: first page frame, `Level`, normalised attributes."""
+
+    pfn: U64
+    level: npt.NDArray[np.uint8]
+    attrs: U64
+
+
+def normalise(entry: U64, level: npt.NDArray[np.uint8], physical_mask: int) -> U64:
+    """Raw leaf entries as attributes in the format of a 4K entry (see `schema.Pte`); an empty entry stays 0."""
+    large = level > Level.K4
+    pat = (entry >> np.uint64(12) & np.uint64(1)) << np.uint64(7)
+    attrs = entry & ~np.uint64(physical_mask & PFN_BITS)
+    return np.where(large, attrs & ~np.uint64(LARGE) | pat, attrs)
+
+
+def runs(pfn: U64, level: npt.NDArray[np.uint8], *keys: U64) -> npt.NDArray[np.int64]:
+    """Where runs begin: positions at which leaves stop being neighbours of equal level and keys."""
+    if len(pfn) == 0:
+        return np.empty(0, np.int64)
+    pages = np.array(LEAF_PAGES, np.uint64)[level]
+    cut = np.ones(len(pfn), np.bool_)
+    cut[1:] = (pfn[1:] != pfn[:-1] + pages[:-1]) | (level[1:] != level[:-1])
+    for key in keys:
+        cut[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(cut)
+
+
+class Walker:
+    """Reads leaves of the direct map and of the kernel image's mapping.
+
+    Args:
+        kcore: an opened /proc/kcore.
+        physical_mask: the kernel's `physical_mask` (without the encryption bit).
+    """
+
+    def __init__(self, kcore: Kcore, physical_mask: int) -> None:
+        self._kcore = kcore
+        self._mask = physical_mask & PFN_BITS
+        self.physical_mask = physical_mask
+        self.n_gigs = -(-kcore.max_pfn // GIG_PAGES)
+
+    def direct_map(self) -> Leaves:
+        """Every leaf of the direct map."""
+        return self.gigs(np.arange(self.n_gigs, dtype=np.uint64))
+
+    def gigs(self, gigs: U64) -> Leaves:
+        """The leaves of whole 1 GiB ranges of the direct map, given by number."""
+        return _join([self._gig(self._kcore.page_offset + (int(gig) << 30), int(gig) * GIG_PAGES) for gig in gigs])
+
+    def frame(self, frame: int) -> Leaves:
+        """The leaves of one 2 MiB frame of the direct map; of the whole 1 GiB range where one entry maps it."""
+        address = self._kcore.page_offset + (frame << 21)
+        entry = self._upper_entry(address)
+        if _is_leaf(entry) or entry == 0:
+            return self.gigs(np.array([frame >> 9], np.uint64))
+        pmd = self._table(entry)[frame & 511 : (frame & 511) + 1]
+        return _join(self._pmds(pmd, frame * 512))
+
+    def kernel_image(self) -> Leaves:
+        """Every leaf of the kernel image's own mapping, with the physical frames that the entries name."""
+        entry = self._upper_entry(KERNEL_IMAGE_BASE)
+        if _is_leaf(entry) or entry == 0:
+            raise HostError("the kernel image's mapping has no 2M entries; this kernel's layout is unknown")
+        parts = self._pmds(self._table(entry), None)
+        return _join(parts)
+
+    def _table(self, entry: int) -> U64:
+        table = self._kcore.table(self._kcore.page_offset + (entry & self._mask))
+        # read_kcore fills with zeros what it could not copy; no table of ours is ever empty
+        if not table.any():
+            raise HostError("/proc/kcore gave an empty page table (offline or poisoned memory?); try again")
+        return table
+
+    def _upper_entry(self, address: int) -> int:
+        """The PUD entry that maps an address (1 GiB), 0 for a hole."""
+        table = self._kcore.top_pgt
+        shifts = (48, 39) if self._kcore.paging_levels == 5 else (39,)
+        for shift in shifts:
+            entry = self._kcore.read_u64(table + (address >> shift & 511) * 8)
+            if not entry & PRESENT:
+                return 0
+            table = self._kcore.page_offset + (entry & self._mask)
+        return self._kcore.read_u64(table + (address >> 30 & 511) * 8)
+
+    def _gig(self, address: int, first_pfn: int) -> Leaves:
+        entry = self._upper_entry(address)
+        if entry == 0:
+            return _leaves([], Level.G1, [], self.physical_mask)
+        if _is_leaf(entry):
+            return _leaves([first_pfn], Level.G1, [entry], self.physical_mask)
+        return _join(self._pmds(self._table(entry), first_pfn))
+
+    def _pmds(self, pmds: U64, first_pfn: int | None) -> list[Leaves]:
+        """Leaves under consecutive PMD entries; `first_pfn` None: frames from the entries, not from position."""
+        leaf = (pmds != 0) & ((pmds & np.uint64(PRESENT) == 0) | (pmds & np.uint64(LARGE) != 0))
+        table = (pmds != 0) & ~leaf
+        at = np.flatnonzero(leaf)
+        parts = [self._under(pmds[at], at * 512, Level.M2, first_pfn)]
+        for i in np.flatnonzero(table).tolist():
+            ptes = self._kcore.table(self._kcore.page_offset + (int(pmds[i]) & self._mask))
+            used = np.flatnonzero(ptes)
+            parts.append(self._under(ptes[used], i * 512 + used, Level.K4, first_pfn))
+        return parts
+
+    def _under(self, entries: U64, offsets: npt.NDArray[np.int64], level: Level, first_pfn: int | None) -> Leaves:
+        if first_pfn is not None:
+            pfns = (offsets + first_pfn).astype(np.uint64)
+        else:
+            pfns = frames_of(entries, level, self.physical_mask)
+        return _leaves(pfns, level, entries, self.physical_mask)
+
+
+def frames_of(entries: U64, level: int | npt.NDArray[np.uint8], physical_mask: int) -> U64:
+    """Page frame numbers that leaf entries name; those of non-present entries are stored inverted."""
+    bits = np.where(np.asarray(level) > Level.K4, np.uint64(PFN_BITS & ~0x1FFF), np.uint64(PFN_BITS))
+    seen = np.where(entries & np.uint64(PRESENT) == 0, ~entries, entries)
+    return (seen & bits & np.uint64(physical_mask)) >> np.uint64(12)
+
+
+def _is_leaf(entry: int) -> bool:
+    return entry != 0 and (not entry & PRESENT or bool(entry & LARGE))
+
+
+def _leaves(pfns: npt.ArrayLike, level: Level, entries: npt.ArrayLike, physical_mask: int) -> Leaves:
+    pfn, entry = np.asarray(pfns, np.uint64), np.asarray(entries, np.uint64)
+    levels = np.full(len(pfn), level, np.uint8)
+    return Leaves(pfn, levels, normalise(entry, levels, physical_mask))
+
+
+def _join(parts: list[Leaves]) -> Leaves:
+    if not parts:
+        return Leaves(np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.uint64))
+    pfn, level, attrs = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(pfn, kind="stable")
+    return Leaves(pfn[order], level[order], attrs[order])

@@ -1,0 +1,100 @@
+"""Records as the BPF programs write them (collect/bpf/records.h, field by field) and the names of the classes of loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["ARRAY", "CHANGE", "CHUNK", "FRAMES", "LOSSES", "PAGE", "REGION", "STACK", "STACK_FRAMES"]
+
+STACK_FRAMES = 32
+CHUNK = 64
+
+CHANGE = np.dtype(
+    [
+        ("ts", "u8"),
+        ("end", "u8"),
+        ("call_id", "u8"),
+        ("parent_id", "u8"),
+        ("stack_key", "u8"),
+        ("address", "u8"),
+        ("n_pages", "u8"),
+        ("n_done", "u8"),
+        ("mask_set", "u8"),
+        ("mask_clr", "u8"),
+        ("entry_before", "u8"),
+        ("entry_first", "u8"),
+        ("entry_last", "u8"),
+        ("pid", "u4"),
+        ("tgid", "u4"),
+        ("flags", "u4"),
+        ("ret", "i4"),
+        ("cpu", "u2"),
+        ("depth", "u1"),
+        ("bits", "u1"),
+        ("has_pgd", "u1"),
+        ("check_alias", "u1"),
+        ("level_before", "u1"),
+        ("level_first", "u1"),
+        ("level_last", "u1"),
+        ("pad", "u1", 7),
+        ("comm", "S16"),
+    ]
+)
+
+STACK = np.dtype([("key", "u8"), ("n_bytes", "i8"), ("ip", "u8", STACK_FRAMES)])
+
+ARRAY = np.dtype([("call_id", "u8"), ("chunk", "u8"), ("page", "u8", CHUNK)])
+
+REGION = np.dtype(
+    [
+        ("ts", "u8"),
+        ("region_id", "u8"),
+        ("parent_id", "u8"),
+        ("stack_key", "u8"),
+        ("address", "u8"),
+        ("n_bytes", "u8"),
+        ("entry", "u8"),
+        ("pid", "u4"),
+        ("tgid", "u4"),
+        ("cpu", "u2"),
+        ("event", "u1"),
+        ("tier", "u1"),
+        ("kind", "u1"),
+        ("map_level", "u1"),
+        ("pad", "u1", 2),
+        ("comm", "S16"),
+        ("name", "S56"),
+    ]
+)
+
+FRAMES = np.dtype([("region_id", "u8"), ("address", "u8"), ("level", "u8"), ("pte", "u8", CHUNK)])
+
+PAGE = np.dtype(
+    [
+        ("ts", "u8"),
+        ("pfn", "u8"),
+        ("region_id", "u8"),
+        ("gfp", "u4"),
+        ("pid", "u4"),
+        ("cpu", "u2"),
+        ("event", "u1"),
+        ("order", "u1"),
+        ("migratetype", "u1"),
+        ("scope", "u1"),
+        ("pad", "u1", 2),
+    ]
+)
+
+LOSSES = (
+    "changes_ring_full",
+    "stacks_ring_full_or_unwalked",
+    "pages_array_cut",
+    "regions_ring_full",
+    "region_frames_cut",
+    "pages_ring_full",
+    "calls_map_full",
+    "exit_without_entry",
+    "tasks_map_full_or_nested_too_deep",
+    "regions_map_full",
+)
+"""`enum loss` in collect/bpf/records.h, in its order."""

@@ -1,0 +1,331 @@
+"""Turns drained records into rows of the tables: interns names and stacks, joins what the rings kept apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from collect.kallsyms import Kallsyms
+from collect.kcore import KERNEL_IMAGE_BASE
+from collect.pagetables import frames_of, normalise
+from collect.records import CHUNK
+from collect.schema import NO_PFN, TABLES, Cpa, PageEvent, RegionEvent, RegionKind, Space
+
+__all__ = ["Batch", "RowMaker"]
+
+Records = npt.NDArray[np.void]
+U64 = npt.NDArray[np.uint64]
+Batch = dict[str, list[Records]]
+"""Drained records by ring, in order of draining."""
+
+KERNEL_IMAGE_END = 0xFFFF_FFFF_C000_0000
+VMEMMAP_SHIFT = 6
+FREE_SCOPES = (253, 254)
+"""`pages.scope` as the programs mark frees; the event says so already."""
+
+
+class RowMaker:
+    """Makes rows from records, tick by tick.
+
+    Args:
+        symbols: to name stack frames; read again when an address is new.
+        page_offset, max_pfn: where the direct map lies.
+        vmemmap: address of `struct page` of frame 0.
+        physical_mask: see `host.physical_mask`.
+    """
+
+    def __init__(self, symbols: Kallsyms, page_offset: int, max_pfn: int, vmemmap: int, physical_mask: int) -> None:
+        self._symbols = symbols
+        self._page_offset, self._max_pfn = page_offset, max_pfn
+        self._vmemmap, self._mask = vmemmap, physical_mask
+        self._strings: dict[bytes, int] = {b"": 0}
+        self._stacks: dict[bytes, int] = {}
+        self._new_strings: list[tuple[int, str]] = [(0, "")]
+        self._new_stacks: list[tuple[int, U64]] = []
+        # Stacks whose event was not drained yet, with the keys that the events will name.
+        self._keys = np.empty(0, np.uint64)
+        self._ids = np.empty(0, np.uint32)
+
+    def tables(self, batch: Batch) -> dict[str, pa.Table]:
+        """Rows of every table that the records of one tick make, `strings` and `stacks` included."""
+        rings = {name: np.concatenate(parts) for name, parts in batch.items() if parts}
+        self._take_stacks(rings["stack_ring"])
+        made = {
+            "changes": self._changes(rings["change_ring"], rings["array_ring"]),
+            "regions": self._regions(rings["region_ring"], rings["frames_ring"]),
+        }
+        made["pages"] = self._pages(rings["page_ring"], made["regions"])
+        self._forget_stacks()
+        made["stacks"] = self._stack_rows()
+        made["strings"] = pa.table(
+            [
+                pa.array([number for number, _ in self._new_strings], pa.uint32()),
+                pa.array([text for _, text in self._new_strings], pa.string()),
+            ],
+            schema=TABLES["strings"],
+        )
+        self._new_strings = []
+        return made
+
+    def _string_ids(self, names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint32]:
+        distinct, inverse = np.unique(names, return_inverse=True)
+        ids = np.empty(len(distinct), np.uint32)
+        for i, name in enumerate(distinct.tolist()):
+            if name not in self._strings:
+                self._strings[name] = len(self._strings)
+                self._new_strings.append((self._strings[name], name.decode(errors="replace")))
+            ids[i] = self._strings[name]
+        return ids[inverse]
+
+    def _take_stacks(self, records: Records) -> None:
+        if len(records) == 0:
+            return
+        ips = records["ip"].copy()
+        depth = np.maximum(records["n_bytes"], 0) // 8
+        ips[np.arange(ips.shape[1])[None, :] >= depth[:, None]] = 0
+        distinct, inverse = np.unique(ips.view(np.dtype((np.void, ips.shape[1] * 8))).ravel(), return_inverse=True)
+        ids = np.empty(len(distinct), np.uint32)
+        for i, raw in enumerate(distinct):
+            key = raw.tobytes()
+            if key not in self._stacks:
+                self._stacks[key] = len(self._stacks) + 1
+                frames = np.frombuffer(key, np.uint64)
+                self._new_stacks.append((self._stacks[key], frames[frames != 0]))
+            ids[i] = self._stacks[key]
+        keys = np.concatenate([self._keys, records["key"]])
+        self._ids = np.concatenate([self._ids, ids[inverse]])
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._ids = keys[order], self._ids[order]
+
+    def _stack_ids(self, keys: U64) -> npt.NDArray[np.uint32]:
+        if len(self._keys) == 0:
+            return np.zeros(len(keys), np.uint32)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, self._ids[at], 0).astype(np.uint32)
+
+    def _forget_stacks(self) -> None:
+        # An event follows its stack at once; two ticks' worth of the newest keys is more than enough.
+        keep = 4096
+        self._keys, self._ids = self._keys[-keep:], self._ids[-keep:]
+
+    def _stack_rows(self) -> pa.Table:
+        if not self._new_stacks:
+            return TABLES["stacks"].empty_table()
+        addresses = np.unique(np.concatenate([frames for _, frames in self._new_stacks]))
+        names = self._symbols.names(addresses)
+        core = self._symbols.is_core_text(addresses)
+        if any(name == "?" for name, ours in zip(names, core.tolist(), strict=True) if not ours):
+            self._symbols.reread()
+            names = self._symbols.names(addresses)
+        table = dict(zip(addresses.tolist(), names, strict=True))
+        rows = [(number, trim([table[ip] for ip in frames.tolist()])) for number, frames in self._new_stacks]
+        self._new_stacks = []
+        return pa.table(
+            [
+                pa.array([number for number, _ in rows], pa.uint32()),
+                pa.array([frames for _, frames in rows], TABLES["stacks"].field("frames").type),
+            ],
+            schema=TABLES["stacks"],
+        )
+
+    def _space(self, address: U64) -> npt.NDArray[np.uint8]:
+        page = (address - np.uint64(self._page_offset)) >> np.uint64(12)
+        direct = (address >= np.uint64(self._page_offset)) & (page < np.uint64(self._max_pfn))
+        image = (address >= np.uint64(KERNEL_IMAGE_BASE)) & (address < np.uint64(KERNEL_IMAGE_END))
+        return np.where(direct, Space.DIRECT_MAP, np.where(image, Space.KERNEL_IMAGE, Space.OTHER)).astype(np.uint8)
+
+    def _pfns(self, address: U64, space: npt.NDArray[np.uint8], entry: U64, level: npt.NDArray[np.uint8]) -> U64:
+        """Frames by position in the direct map; elsewhere as the entry names them, the offset in a large leaf added."""
+        inside = np.array([0, 0, 511, 512 * 512 - 1], np.uint64)[level]
+        named = frames_of(entry, level, self._mask) + (address >> np.uint64(12) & inside)
+        named = np.where(level == 0, np.uint64(NO_PFN), named)
+        by_position = (address - np.uint64(self._page_offset)) >> np.uint64(12)
+        return np.where(space == Space.DIRECT_MAP, by_position, named).astype(np.uint64)
+
+    def _changes(self, records: Records, chunks: Records) -> pa.Table:
+        array_call = records["flags"] & np.uint32(Cpa.PAGES_ARRAY) != 0
+        space = self._space(records["address"])
+        pfns, n_lost = self._array_pfns(records, array_call, chunks)
+        attrs = {
+            name: normalise(records[f"entry_{name}"], records[f"level_{name}"], self._mask)
+            for name in ("before", "first", "last")
+        }
+        n = len(records)
+        columns: dict[str, Any] = {
+            "ts_ns": records["ts"],
+            "duration_ns": records["end"] - records["ts"],
+            "kind": np.zeros(n, np.uint8),
+            "call_id": records["call_id"],
+            "parent_id": records["parent_id"],
+            "depth": records["depth"],
+            "cpu": records["cpu"],
+            "pid": records["pid"],
+            "tgid": records["tgid"],
+            "comm_id": self._string_ids(records["comm"]),
+            "stack_id": self._stack_ids(records["stack_key"]),
+            "space": space,
+            "address": np.where(array_call, np.uint64(0), records["address"]),
+            "pfn": self._pfns(records["address"], space, records["entry_first"], records["level_first"]),
+            "n_pages": records["n_pages"],
+            "n_done": np.minimum(records["n_done"], records["n_pages"]),
+            "mask_set": records["mask_set"],
+            "mask_clr": records["mask_clr"],
+            "flags": records["flags"],
+            "force_split": records["bits"] & np.uint8(1),
+            "has_pgd": records["has_pgd"],
+            "check_alias": records["check_alias"],
+            "has_exit": np.ones(n, np.uint8),
+            "ret": records["ret"],
+            "level_before": records["level_before"],
+            "attrs_before": attrs["before"],
+            "level_first": records["level_first"],
+            "attrs_first": attrs["first"],
+            "level_last": records["level_last"],
+            "attrs_last": attrs["last"],
+            "pfns": pfns,
+            "n_pfns_lost": n_lost,
+        }
+        return _table("changes", columns)
+
+    def _array_pfns(self, records: Records, is_array: npt.NDArray[np.bool_], chunks: Records) -> tuple[pa.Array, U64]:
+        """Lists of frames of the pages arrays; chunks of a call arrive before the call itself."""
+        n = len(records)
+        lists: list[U64] = [np.empty(0, np.uint64)] * n
+        lost = np.zeros(n, np.uint64)
+        for i in np.flatnonzero(is_array).tolist():  # few: a call for thousands of pages
+            mine = chunks[chunks["call_id"] == records["call_id"][i]]
+            mine = mine[np.argsort(mine["chunk"])]
+            whole = len(mine) and np.array_equal(mine["chunk"], np.arange(len(mine)))
+            pages = mine["page"].ravel()[: int(records["n_pages"][i])] if whole else np.empty(0, np.uint64)
+            lists[i] = (pages - np.uint64(self._vmemmap)) >> np.uint64(VMEMMAP_SHIFT)
+            lost[i] = records["n_pages"][i] - np.uint64(len(pages))
+        return _lists(lists), lost
+
+    def _regions(self, records: Records, chunks: Records) -> pa.Table:
+        n = len(records)
+        alloc = records["event"] == RegionEvent.ALLOC
+        lists: list[U64] = [np.empty(0, np.uint64)] * n
+        lost = np.zeros(n, np.uint64)
+        chunks = chunks[np.argsort(chunks["region_id"], kind="stable")]
+        first = np.searchsorted(chunks["region_id"], records["region_id"], side="left")
+        last = np.searchsorted(chunks["region_id"], records["region_id"], side="right")
+        for i in np.flatnonzero(alloc & (last > first)).tolist():  # one pass per region, not per page
+            lists[i] = self._frames(records[i], chunks[first[i] : last[i]])
+            lost[i] = -(-int(records["n_bytes"][i]) // 4096) - len(lists[i])
+        secret = alloc & (records["address"] == 0) & (records["entry"] != 0)
+        for i in np.flatnonzero(secret).tolist():
+            lists[i] = records["entry"][i : i + 1] >> np.uint64(12)
+        columns: dict[str, Any] = {
+            "ts_ns": records["ts"],
+            "event": records["event"],
+            "tier": records["tier"],
+            "kind": records["kind"],
+            "region_id": records["region_id"],
+            "parent_id": records["parent_id"],
+            "cpu": records["cpu"],
+            "pid": records["pid"],
+            "tgid": records["tgid"],
+            "comm_id": self._string_ids(records["comm"]),
+            "name_id": self._string_ids(records["name"]),
+            "stack_id": self._stack_ids(records["stack_key"]),
+            "address": records["address"],
+            "n_bytes": records["n_bytes"],
+            "map_level": records["map_level"],
+            "pfns": _lists(lists),
+            "n_pfns_lost": lost,
+        }
+        return _table("regions", columns)
+
+    def _frames(self, region: np.void, chunks: Records) -> U64:
+        """Page frames of one region in order of address, from the leaf entries behind it."""
+        parts: list[U64] = []
+        start = int(region["address"])
+        end = start + (-(-int(region["n_bytes"]) // 4096) * 4096)
+        for chunk in chunks[np.argsort(chunks["address"])]:
+            level = int(chunk["level"])
+            if level == 1:
+                entries, step = chunk["pte"], CHUNK
+                pfns = frames_of(entries, level, self._mask)
+            else:
+                step = 512
+                base = int(frames_of(chunk["pte"][:1], level, self._mask)[0])
+                pfns = np.arange(base, base + step, dtype=np.uint64)
+            address = int(chunk["address"]) + np.arange(step, dtype=np.uint64) * np.uint64(4096)
+            inside = (address >= start) & (address < end)
+            if level == 1:
+                inside &= chunk["pte"] != 0
+            parts.append(pfns[inside])
+        return np.concatenate(parts)
+
+    def _pages(self, records: Records, regions: pa.Table) -> pa.Table:
+        """Page events, and one row for each frame behind a region that no allocation event told of."""
+        n = len(records)
+        columns: dict[str, Any] = {
+            "ts_ns": records["ts"],
+            "event": records["event"],
+            "pfn": records["pfn"],
+            "order": records["order"],
+            "gfp": records["gfp"],
+            "migratetype": records["migratetype"],
+            "cpu": records["cpu"],
+            "pid": records["pid"],
+            "scope": np.where(np.isin(records["scope"], FREE_SCOPES), 0, records["scope"]).astype(np.uint8),
+            "region_id": records["region_id"],
+            "stack_id": np.zeros(n, np.uint32),
+        }
+        seen = _table("pages", columns)
+        pfns = regions.column("pfns").combine_chunks()
+        counts = np.diff(np.asarray(pfns.offsets))
+        frames = np.asarray(pfns.flatten(), np.uint64)
+        behind = {
+            name: np.repeat(regions.column(name).to_numpy(), counts)
+            for name in ("ts_ns", "cpu", "pid", "kind", "region_id")
+        }
+        told = records[records["event"] == PageEvent.ALLOC]
+        bulk = (behind["kind"] != RegionKind.SECRET_PAGE) & ~np.isin(
+            _pair(frames, behind["region_id"]), _pair(told["pfn"], told["region_id"])
+        )
+        m = int(bulk.sum())
+        columns = {
+            "ts_ns": behind["ts_ns"][bulk],
+            "event": np.full(m, PageEvent.ALLOC_BULK, np.uint8),
+            "pfn": frames[bulk],
+            "order": np.zeros(m, np.uint8),
+            "gfp": np.zeros(m, np.uint32),
+            "migratetype": np.zeros(m, np.uint8),
+            "cpu": behind["cpu"][bulk],
+            "pid": behind["pid"][bulk],
+            "scope": behind["kind"][bulk],
+            "region_id": behind["region_id"][bulk],
+            "stack_id": np.zeros(m, np.uint32),
+        }
+        return pa.concat_tables([seen, _table("pages", columns)])
+
+
+def trim(frames: list[str]) -> list[str]:
+    """A stack without our own probes' frames: neither the programs nor the trampolines that call them."""
+    kept = [name for name in frames if name != "?" and not name.startswith(("bpf_trampoline_", "__bpf_prog_"))]
+    for i, name in enumerate(kept):
+        if not name.endswith("[bpf]"):
+            return kept[i:]
+    return kept
+
+
+def _table(name: str, columns: dict[str, Any]) -> pa.Table:
+    return pa.table(columns, schema=TABLES[name])
+
+
+def _lists(lists: list[U64]) -> pa.Array:
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(part) for part in lists], out=offsets[1:])
+    values = np.concatenate(lists) if lists else np.empty(0, np.uint64)
+    kind = TABLES["changes"].field("pfns").type
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.uint64()), type=kind)
+
+
+def _pair(pfn: U64, region_id: U64) -> npt.NDArray[np.void]:
+    """Frame and region as one value each, to look pairs up."""
+    return np.ascontiguousarray(np.column_stack([pfn, region_id])).view(np.dtype((np.void, 16))).ravel()
