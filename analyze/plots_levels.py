@@ -141,19 +141,8 @@ def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration
         xs = np.repeat(ticks, 3)
         ys = np.tile([row + 0.04, row + 0.18, np.nan], len(ticks))
         axes.plot(xs, ys, color=look.light, linewidth=0.8, solid_capstyle="butt")
-        diamonds = t_1g[_last_of_slices(t_1g, duration_s)]
-        axes.plot(
-            diamonds,
-            np.full(len(diamonds), row + 0.5),
-            linestyle="none",
-            marker="D",
-            markersize=5.5,
-            markerfacecolor=look.light,
-            markeredgecolor=INK,
-            markeredgewidth=0.9,
-            clip_on=False,
-            zorder=4,
-        )
+        if len(t_1g):
+            _draw_diamonds(axes, t_1g[_last_of_slices(t_1g, duration_s)], row + 0.5, look.light)
         axes.annotate(
             f"{len(t_2m)} × 2M" + (f", {len(t_1g)} × 1G" if len(t_1g) else ""),
             (1.0, row + 0.42),
@@ -177,6 +166,21 @@ def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration
     )
     if not present:
         axes.text(0.5, 0.5, "nobody split anything", transform=axes.transAxes, ha="center", va="center")
+
+
+def _draw_diamonds(axes: Axes, t_s: npt.NDArray[np.float64], y: float, colour: str) -> None:
+    axes.plot(
+        t_s,
+        np.full(len(t_s), y),
+        linestyle="none",
+        marker="D",
+        markersize=5.5,
+        markerfacecolor=colour,
+        markeredgecolor=INK,
+        markeredgewidth=0.9,
+        clip_on=False,
+        zorder=4,
+    )
 
 
 def _last_of_slices(t_s: npt.NDArray[np.float64], duration_s: float) -> npt.NDArray[np.int64]:
