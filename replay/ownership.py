@@ -42,7 +42,7 @@ class Touches:
 
 
 def join(
-    touches: Touches, place: Int64, alloc_ns: Int64, free_ns: Int64, alloc_pid: Int64, *, resets_only: bool = True
+    touches: Touches, place: Int64, alloc_ns: Int64, free_ns: Int64, alloc_pid: Int64, *, after_free: bool = True
 ) -> Int64:
     """For each touch the row of `place` that owned it, or -1.
 
@@ -50,8 +50,8 @@ def join(
         touches: what was touched, in any order.
         place, alloc_ns, free_ns, alloc_pid: owned places (page frames, or virtual pages), one row an interval.
             Rows of the same place may not overlap; a negative place is never touched.
-        resets_only: hold touches after the free against the masks of a reset. False for calls, which are told by
-            address and may change nothing.
+        after_free: also after the free, for resets. False for calls told by virtual address: vfree resets pages by
+            their address in the direct map, never by that of the area.
     """
     n = len(touches.place)
     owner = np.full(n, -1, np.int64)
@@ -66,11 +66,10 @@ def join(
     living = has_previous & (touches.ts_ns <= free_ns[previous])
 
     freed = has_previous & ~living
-    candidates = np.flatnonzero(freed)
-    if resets_only:
-        bits = touches.mask_set[candidates] | touches.mask_clr[candidates]
-        candidates = candidates[(bits & ~_RESET_BITS) == 0]
-        candidates = candidates[~_reset_before(candidates, previous, touches)]
+    candidates = np.flatnonzero(freed & after_free)
+    bits = touches.mask_set[candidates] | touches.mask_clr[candidates]
+    candidates = candidates[(bits & ~_RESET_BITS) == 0]
+    candidates = candidates[~_reset_before(candidates, previous, touches)]
     after = np.zeros(n, np.bool_)
     after[candidates] = True
 

@@ -8,7 +8,7 @@ top of it is carried along, so that a policy may serve that tier instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,12 @@ _COLUMNS = [
     "ts_ns", "event", "tier", "kind", "region_id", "parent_id", "pid", "name_id", "stack_id", "address", "n_bytes",
     "map_level", "pfns", "n_pfns_lost",
 ]  # fmt: skip
+
+
+_PER_REQUEST = (
+    "region_id", "kind", "asked_kind", "asked_bytes", "user", "order", "alloc_ns", "free_ns", "begin_ns", "end_ns",
+    "alloc_pid", "free_pid", "address",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,17 @@ class Requests:
     def n_pages(self) -> Int64:
         """Pages of each request."""
         return np.diff(self.first)
+
+    def select(self, which: npt.NDArray[np.bool_]) -> Requests:
+        """The requests `which` alone."""
+        rows = np.flatnonzero(which)
+        counts = self.n_pages[rows]
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in _PER_REQUEST},
+            first=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            pfn=self.pfn[which[self.owner()]],
+        )
 
     def events(self, which: npt.NDArray[np.bool_]) -> tuple[Int64, npt.NDArray[np.bool_], Int64]:
         """Allocations and frees of the requests `which`, in order of time: request, whether it is a free, when.

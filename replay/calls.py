@@ -1,0 +1,102 @@
+"""Primary calls at the choke point: whose they are, and how they flush the TLB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analyze.changes import Changes
+from collect.schema import ChangeKind, RegionKind
+from replay.ownership import Touches, join
+from replay.placement import INVALID_CLR
+from replay.requests import Requests
+from replay.steps import Steps
+
+__all__ = ["Calls", "read_calls"]
+
+Int64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_INVALID = np.uint64(INVALID_CLR)
+_PAGE_SHIFT = np.uint64(12)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Primary calls within the recording.
+
+    Attributes:
+        request: [calls] request whose pages or area it changed, -1 for none.
+        flushes: [calls] it flushes at its end if it changed something. `set_direct_map_*_noflush`, told by its masks
+            (P and RW together, one way), does not.
+        ranged: [requests] ranged flushes that the request's life takes besides: one by vfree's reset of its mapping
+            (`vm_reset_perms`), one by the fault of a secret page (`secretmem_fault`).
+    """
+
+    request: Int64
+    flushes: Bools
+    ranged: Int64
+
+
+def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int, end_ns: int) -> Calls:
+    """The primary calls that ended after `start_ns` and began before `end_ns`."""
+    in_time = (changes.exit_ns > start_ns) & (changes.ts_ns < end_ns)
+    rows = np.flatnonzero((changes.kind == ChangeKind.CPA) & (changes.depth == 0) & in_time)
+    page_owner = np.append(requests.owner(), -1)[steps.page_owned] if len(requests) else steps.page_owned
+    step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
+    owned = page_owner >= 0
+
+    request = np.full(len(changes), -1, np.int64)
+    request[_roots(changes)[steps.row[step[owned]]]] = page_owner[owned]
+    request = request[rows]
+    by_address = np.flatnonzero((request < 0) & (changes.address[rows] != 0))
+    request[by_address] = _by_address(changes, rows[by_address], requests)
+
+    masks = changes.mask_set[rows], changes.mask_clr[rows]
+    direct_map_api = ((masks[0] & _INVALID) == _INVALID) | ((masks[1] & _INVALID) == _INVALID)
+    ranged = np.where(requests.kind == RegionKind.SECRET_PAGE, 1, 0)
+    reset = owned & ((steps.mask_clr[step] & _INVALID) == _INVALID)
+    after = steps.entry_ns[step[reset]] > requests.free_ns[page_owner[reset]]
+    areas = page_owner[reset][after]
+    ranged[areas] = 1
+    return Calls(request=request, flushes=~direct_map_api, ranged=ranged)
+
+
+def _roots(changes: Changes) -> Int64:
+    """Row of the primary call of each row; the row itself where its parents were lost."""
+    root = np.arange(len(changes), dtype=np.int64)
+    order = np.argsort(changes.call_id, kind="stable")
+    ids = changes.call_id[order]
+    if not len(ids):
+        return root
+    at = np.minimum(np.searchsorted(ids, changes.parent_id), len(ids) - 1)
+    found = (changes.parent_id != 0) & (ids[at] == changes.parent_id)
+    parent = np.where(found, order[at], root)
+    for _ in range(8):  # two levels of nesting in the kernel, reclaim inside a split may add a few
+        parent = parent[parent]
+    return parent
+
+
+def _by_address(changes: Changes, rows: Int64, requests: Requests) -> Int64:
+    """Request whose area holds the first address of each call, by virtual page and time."""
+    owner = requests.owner()
+    nth = np.arange(len(owner)) - np.repeat(requests.first[:-1], requests.n_pages)
+    base = (requests.address >> _PAGE_SHIFT).astype(np.int64)[owner]
+    place = np.where(base > 0, base + nth, -1)
+    page = join(
+        Touches(
+            (changes.address[rows] >> _PAGE_SHIFT).astype(np.int64),
+            changes.ts_ns[rows],
+            changes.pid[rows].astype(np.int64),
+            changes.mask_set[rows],
+            changes.mask_clr[rows],
+        ),
+        place,
+        requests.alloc_ns[owner],
+        requests.free_ns[owner],
+        requests.alloc_pid[owner],
+        after_free=False,
+    )
+    return np.where(page >= 0, np.append(owner, -1)[page], -1)

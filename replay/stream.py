@@ -1,0 +1,123 @@
+"""A trace decoded once, for every policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from analyze.directmap import DirectMap, Runs
+from analyze.reconstruct import Rebuild, rebuild
+from analyze.rules import Window
+from collect.schema import Level, Pte
+from collect.trace import Trace
+from replay.calls import Calls, read_calls
+from replay.host import read_host, whole_ram
+from replay.placement import Host
+from replay.requests import NEVER, Requests, read_requests
+from replay.steps import CHANGE, Steps, own, read_steps
+
+__all__ = ["GRID_POINTS", "Stream", "decode"]
+
+Int64 = npt.NDArray[np.int64]
+
+GRID_POINTS = 481
+_ORDINARY = np.uint64(int(Pte.P | Pte.RW))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What `replay.engine.walk` runs over.
+
+    Attributes:
+        requests: those made after the start snapshot; older ones stay where they are.
+        n_requests_before: how many were made while the start snapshot was read, and are left out.
+        start: rows of the start snapshot.
+        window: per real 2M frame, the times between which changes count.
+        whole_ram: per real 2M frame, whether all of it is RAM.
+        grid_ns: moments at which curves are sampled; the first is the start, the last the end.
+        rebuilt: the analyzer's reconstruction, which `none` must equal.
+    """
+
+    trace: Trace
+    requests: Requests
+    n_requests_before: int
+    host: Host
+    steps: Steps
+    calls: Calls
+    start: Runs
+    window: Window
+    whole_ram: npt.NDArray[np.bool_]
+    grid_ns: Int64
+    rebuilt: Rebuild
+
+    @property
+    def n_put_back(self) -> int:
+        """Steps that put large entries back or made new memory: after them a leaf may split again."""
+        return int(np.count_nonzero(self.steps.op != CHANGE))
+
+    def start_map(self, n_symbolic: int = 0) -> DirectMap:
+        """The direct map at the start, with room for symbolic blocks behind it."""
+        memory = self.trace.manifest["memory"]
+        rodata = memory.get("rodata")
+        m = DirectMap(
+            memory["max_pfn"],
+            rodata=tuple(rodata) if rodata else None,
+            n_symbolic=n_symbolic,
+            symbolic_attrs=self._ordinary_attrs(),
+        )
+        m.load(*self.start)
+        return m
+
+    def _ordinary_attrs(self) -> int:
+        """Attributes of most memory that large entries map."""
+        large = (self.start.level >= Level.M2) & (self.start.attrs & _ORDINARY == _ORDINARY)
+        if not large.any():
+            return int(_ORDINARY)
+        words, inverse = np.unique(self.start.attrs[large], return_inverse=True)
+        pages = self.start.n_leaves[large] << np.where(self.start.level[large] == Level.G1, 18, 9)
+        return int(words[np.bincount(inverse.reshape(-1), weights=pages).argmax()])
+
+
+def decode(trace: Trace) -> Stream:
+    """Decode a trace for any number of policies. Raises TraceError."""
+    rebuilt = rebuild(trace)
+    steps = read_steps(rebuilt.changes, rebuilt.window)
+    requests = read_requests(trace)
+    n_all = len(requests)
+    exact_from = int(rebuilt.window.lo.max()) if len(rebuilt.window.lo) else 0
+    requests = requests.select(requests.alloc_ns > exact_from)
+    steps = own(steps, requests)
+    requests = _lifetimes(requests, steps)
+    early = requests.begin_ns <= exact_from
+    if early.any():
+        requests = requests.select(~early)
+        steps = own(steps, requests)
+    start_ns = trace.manifest["ts_start_ns"]
+    end_ns = max(trace.manifest["ts_end_ns"], start_ns + 1)
+    return Stream(
+        trace=trace,
+        requests=requests,
+        n_requests_before=n_all - len(requests),
+        host=read_host(trace),
+        steps=steps,
+        calls=read_calls(rebuilt.changes, steps, requests, start_ns, end_ns),
+        start=rebuilt.start.map.runs(),
+        window=rebuilt.window,
+        whole_ram=whole_ram(trace.manifest["memory"]["ranges"], len(rebuilt.window.lo)),
+        grid_ns=np.linspace(start_ns, end_ns, GRID_POINTS).astype(np.int64),
+        rebuilt=rebuilt,
+    )
+
+
+def _lifetimes(requests: Requests, steps: Steps) -> Requests:
+    """Widen each request's life to its own changes just before its allocation returned and after its free began."""
+    step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
+    owned = steps.page_owned >= 0
+    request = requests.owner()[steps.page_owned[owned]]
+    begin_ns, last_ns = requests.alloc_ns.copy(), requests.free_ns.copy()
+    np.minimum.at(begin_ns, request, steps.entry_ns[step[owned]])
+    np.maximum.at(last_ns, request, steps.exit_ns[step[owned]])
+    end_ns = np.where(requests.free_ns == NEVER, NEVER, np.maximum(last_ns, begin_ns + 1))
+    return replace(requests, begin_ns=begin_ns, end_ns=end_ns)
