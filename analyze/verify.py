@@ -1,0 +1,177 @@
+"""Is a trace exact? Rebuilt state against the end snapshot, rules against the probe, splits against the counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyze.compare import Difference, compare
+from analyze.counter_check import SplitCount, check_counters
+from analyze.directmap import FRAME, DirectMap
+from analyze.reconstruct import Rebuild, rebuild
+from analyze.rule_check import rule_mismatches
+from analyze.snapshots import load_snapshot
+from analyze.stacks import Stacks
+from collect.schema import ChangeKind, Level, Moment
+from collect.trace import Trace
+
+__all__ = ["Verification", "verify"]
+
+MAX_JSON_ROWS = 100
+"""Unexplained runs of pages and rule mismatches that `to_json` lists; all are counted."""
+
+
+@dataclass
+class Verification:
+    """What the checks found.
+
+    Attributes:
+        difference: rebuilt state (a) against the END snapshot (b); None where the trace has no END snapshot.
+        rules: one row per page where prediction and observation differ (`analyze.rule_check.rule_mismatches`).
+        splits: found and counted, by Level.
+        lost: losses by class, as the recorder counted them, and pages of arrays that it could not record.
+        unfinished: calls whose return was not seen.
+        orphans: nested calls whose parent is not in the trace.
+        around: splits between the snapshots outside the recording, {"before_start" | "after_end": {Level: n}}:
+            loading and unloading our own probes is in there. A moment that was not recorded is missing.
+        stacks: the stacks of the trace.
+    """
+
+    difference: Difference | None
+    rules: pd.DataFrame
+    splits: dict[Level, SplitCount]
+    lost: dict[str, int]
+    unfinished: int
+    orphans: int
+    around: dict[str, dict[Level, int]]
+    stacks: Stacks
+    n_changes: int
+    n_direct: int
+
+    @property
+    def lost_events(self) -> int:
+        return sum(self.lost.values())
+
+    @property
+    def rule_count(self) -> int:
+        """Mismatches that no overlapping change can explain."""
+        return int((~self.rules["ambiguous"]).sum())
+
+    @property
+    def exact(self) -> bool:
+        """Nothing differs, nothing was lost, no call is unfinished, and the counters agree or do not exist."""
+        return (
+            self.difference is not None
+            and self.difference.level == 0
+            and self.difference.attributes == 0
+            and self.rule_count == 0
+            and self.lost_events == 0
+            and self.unfinished == 0
+            and all(count.agree is not False for count in self.splits.values())
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON; page frame numbers and attribute words as integers."""
+        compared = self.difference
+        m2, g1 = self.splits[Level.M2], self.splits[Level.G1]
+        agree = None if m2.agree is None and g1.agree is None else m2.agree is not False and g1.agree is not False
+        return {
+            "exact": self.exact,
+            "end_snapshot": compared is not None,
+            "pages_compared": compared.pages if compared else 0,
+            "level_mismatches": compared.level if compared else 0,
+            "attribute_mismatches": compared.attributes if compared else 0,
+            "rule_mismatches": self.rule_count,
+            "rule_ambiguous": int(self.rules["ambiguous"].sum()),
+            "splits": {
+                "found_2m": m2.found,
+                "found_1g": g1.found,
+                "high_mapping_2m": m2.high,
+                "high_mapping_1g": g1.high,
+                "decoys_2m": m2.decoys,
+                "decoys_1g": g1.decoys,
+                "counted_2m": m2.counted,
+                "counted_1g": g1.counted,
+                "slack": max(m2.slack, g1.slack) if agree is not None else 0,
+                "agree": agree,
+            },
+            "lost_events": self.lost_events,
+            "losses": self.lost,
+            "unfinished_calls": self.unfinished,
+            "orphan_calls": self.orphans,
+            "changes": self.n_changes,
+            "direct_map_changes": self.n_direct,
+            "exceptions": {
+                "accessed_dirty_pages": compared.hardware_only if compared else 0,
+                "kfence_pages": compared.kfence if compared else 0,
+            },
+            "outside_recording": {
+                when: {"splits_2m": counts[Level.M2], "splits_1g": counts[Level.G1]}
+                for when, counts in self.around.items()
+            },
+            "unexplained": self._unexplained(),
+            "rule_mismatch_list": self._rule_list(),
+        }
+
+    def _unexplained(self) -> list[dict[str, int]]:
+        names = ("pfn", "n_pages", "rebuilt_level", "rebuilt_attrs", "snapshot_level", "snapshot_attrs")
+        if self.difference is None:
+            return []
+        return [dict(zip(names, row, strict=True)) for row in self.difference.listed[:MAX_JSON_ROWS].tolist()]
+
+    def _rule_list(self) -> list[dict[str, Any]]:
+        shown = self.rules[~self.rules["ambiguous"]].head(MAX_JSON_ROWS)
+        columns = {name: shown[name].tolist() for name in shown.columns}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [{**row, "stack": self.stacks.frames(row["stack_id"])} for row in rows]
+
+
+def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
+    """Check a trace. Raises TraceError where it cannot be read or rebuilt at all."""
+    rebuilt = rebuilt or rebuild(trace)
+    stacks = Stacks(trace)
+    pool = trace.manifest["memory"].get("kfence_pool")
+    difference = compare(rebuilt.final, rebuilt.end.map, tuple(pool) if pool else None) if rebuilt.end else None
+    columns = rebuilt.changes.columns
+    lost = {str(name): int(n) for name, n in trace.manifest["losses"].items() if n}
+    pages_lost = int(np.minimum(columns["n_pfns_lost"], 1 << 40).sum())
+    if pages_lost:
+        lost["pages of arrays"] = pages_lost
+    cpa = columns["kind"] == ChangeKind.CPA
+    return Verification(
+        difference=difference,
+        rules=rule_mismatches(rebuilt),
+        splits=check_counters(rebuilt, stacks),
+        lost=lost,
+        unfinished=int((cpa & (columns["has_exit"] == 0)).sum()),
+        orphans=int(((columns["parent_id"] != 0) & ~np.isin(columns["parent_id"], columns["call_id"])).sum()),
+        around=_around(trace, rebuilt),
+        stacks=stacks,
+        n_changes=len(rebuilt.changes),
+        n_direct=int(rebuilt.changes.direct.sum()),
+    )
+
+
+def _around(trace: Trace, rebuilt: Rebuild) -> dict[str, dict[Level, int]]:
+    around = {}
+    before = load_snapshot(trace, rebuilt.snapshots, Moment.BEFORE_ATTACH)
+    if before is not None:
+        around["before_start"] = splits_between(before.map, rebuilt.start.map)
+    after = load_snapshot(trace, rebuilt.snapshots, Moment.AFTER_DETACH)
+    if after is not None and rebuilt.end is not None:
+        around["after_end"] = splits_between(rebuilt.end.map, after.map)
+    return around
+
+
+def splits_between(a: DirectMap, b: DirectMap) -> dict[Level, int]:
+    """Leaves of `a` that are split in `b`: 1G ranges, and 2M frames that became 4K pages."""
+    levels_a, levels_b = a.frame_levels(), b.frame_levels()
+    per_giga = (1 << 18) // FRAME
+    gigas_a, gigas_b = levels_a.reshape(-1, per_giga)[:, 0], levels_b.reshape(-1, per_giga)
+    return {
+        Level.G1: int(((gigas_a == Level.G1) & (gigas_b != Level.G1).any(axis=1)).sum()),
+        Level.M2: int(((levels_a >= Level.M2) & (levels_b == Level.K4)).sum()),
+    }
