@@ -9,6 +9,7 @@ from analyze.page import render
 from analyze.plots_style import save
 from analyze.report_view import Analysis, analyse, figures, numbers, view
 from collect.errors import HostError
+from collect.trace import open_trace
 
 __all__ = ["PAGE", "claim_output", "write_analysis", "write_report"]
 
@@ -21,6 +22,7 @@ def write_report(trace_dir: Path, out: Path, force: bool = False) -> Path:
 
     Raises TraceError if the trace cannot be read, HostError if `out` is in use (without `force`) or cannot be written.
     """
+    open_trace(trace_dir)  # so that a damaged trace leaves no empty directory behind
     claim_output(out, force)
     return write_analysis(analyse(trace_dir), out)
 

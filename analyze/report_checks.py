@@ -15,6 +15,8 @@ def verdict(verification: dict[str, Any]) -> Check:
     wrong = verification["level_mismatches"] + verification["attribute_mismatches"]
     if verification["exact"]:
         return Check("exact", "good", f"{pages:,} pages compared with the page tables, 0 unexplained, 0 events lost.")
+    if not verification["end_snapshot"]:
+        return Check("not exact", "bad", "There is no end snapshot to compare with: the recorder was killed.")
     return Check(
         "not exact",
         "bad",
@@ -29,52 +31,82 @@ def checks(verification: dict[str, Any], manifest: dict[str, Any]) -> list[Check
         _rules(verification),
         _counters(verification),
         _losses(verification, manifest),
+        *_outside(verification),
         *_probes(manifest),
         *_incomplete(manifest),
     ]
 
 
 def _pages(verification: dict[str, Any]) -> Check:
+    name = "Start + changes = end"
+    if not verification["end_snapshot"]:
+        return Check(name, "bad", "Not checked: the trace has no end snapshot.")
     levels, attributes = verification["level_mismatches"], verification["attribute_mismatches"]
-    return Check(
-        "Start + changes = end",
-        "bad" if levels or attributes else "good",
+    text = (
         f"The end state, rebuilt from the start snapshot and the changes alone, against the page tables: "
-        f"{verification['pages_compared']:,} pages, {levels:,} wrong in level, {attributes:,} in attributes.",
+        f"{verification['pages_compared']:,} pages, {levels:,} wrong in level, {attributes:,} in attributes."
     )
+    exceptions = verification["exceptions"]
+    if exceptions["accessed_dirty_pages"]:
+        text += f" {exceptions['accessed_dirty_pages']:,} differ only in bits that the CPU sets by itself."
+    if exceptions["kfence_pages"]:
+        text += f" In KFENCE's pool of {exceptions['kfence_pages']:,} pages the present bit is not compared."
+    if verification["unexplained"]:
+        first = verification["unexplained"][0]
+        text += f" The first unexplained run: {first['n_pages']:,} pages from page frame {first['pfn']:#x}."
+    return Check(name, "bad" if levels or attributes else "good", text)
 
 
 def _rules(verification: dict[str, Any]) -> Check:
-    wrong = verification["rule_mismatches"]
-    ambiguous = verification.get("rule_ambiguous", 0)
-    between = f" {ambiguous:,} more overlapped another change and decide nothing." if ambiguous else ""
-    return Check(
-        "The rules predict what the probe saw",
-        "bad" if wrong else "good",
-        f"Levels and attributes that the probe read in the page tables after each change: {wrong:,} unlike our prediction.{between}",
+    wrong, ambiguous = verification["rule_mismatches"], verification["rule_ambiguous"]
+    text = (
+        f"{verification['direct_map_changes']:,} changes of the direct map; what the probe read in the page tables before "
+        f"and after each is unlike our prediction in {wrong:,} places."
     )
+    if ambiguous:
+        text += f" {ambiguous:,} more overlapped another change and decide nothing."
+    return Check("The rules predict what the probe saw", "bad" if wrong else "good", text)
 
 
 def _counters(verification: dict[str, Any]) -> Check:
     splits = verification["splits"]
-    found = f"{splits['found_2m']:,} × 2M and {splits['found_1g']:,} × 1G found in the trace"
     name = "The kernel's own counters agree"
-    if splits.get("counted_2m") is None:
-        return Check(name, "none", f"{found}; this kernel does not count splits in /proc/vmstat.")
-    agree = splits.get("agree", True)
+    found = f"{splits['found_2m']:,} × 2M and {splits['found_1g']:,} × 1G in the direct map"
+    if splits["high_mapping_2m"] or splits["high_mapping_1g"]:
+        found += f", {splits['high_mapping_2m']:,} and {splits['high_mapping_1g']:,} in the kernel's high mapping"
+    if splits["decoys_2m"] or splits["decoys_1g"]:
+        found += f" ({splits['decoys_2m']:,} and {splits['decoys_1g']:,} of a kind that the kernel does not count)"
+    if splits["agree"] is None:
+        return Check(name, "none", f"Found {found}; this kernel does not count splits in /proc/vmstat.")
+    slack = f", with {splits['slack']:,} changes while a counter was read" if splits["slack"] else ""
     return Check(
-        name,
-        "good" if agree else "bad",
-        f"{found}; /proc/vmstat counted {splits['counted_2m']:,} and {splits['counted_1g']:,} in the same time.",
+        name if splits["agree"] else "The kernel's own counters do not agree",
+        "good" if splits["agree"] else "bad",
+        f"Found {found}; /proc/vmstat counted {splits['counted_2m']:,} and {splits['counted_1g']:,}, both between its first reading and its last{slack}.",
     )
 
 
 def _losses(verification: dict[str, Any], manifest: dict[str, Any]) -> Check:
-    lost = {plain(str(name), 40): n for name, n in manifest["losses"].items() if n}
-    if not lost and not verification["lost_events"]:
+    lost, unfinished = verification["lost_events"], verification["unfinished_calls"]
+    if not lost and not unfinished:
         return Check("Nothing was lost", "good", f"All {len(manifest['losses'])} counters of lost events stand at 0.")
-    listed = ", ".join(f"{name} {n:,}" for name, n in lost.items()) or "changes without a seen return"
-    return Check("Events were lost", "bad", f"{verification['lost_events']:,} in all: {listed}.")
+    classes = [f"{plain(str(name), 40)} {n:,}" for name, n in verification["losses"].items()]
+    if unfinished:
+        classes.append(f"calls whose return was not seen {unfinished:,}")
+    return Check("Events were lost", "bad", f"{', '.join(classes)}.")
+
+
+def _outside(verification: dict[str, Any]) -> list[Check]:
+    """What loading and unloading our own probes did to the map, before and after the numbers of the report."""
+    words = {"before_start": "attaching the probes", "after_end": "taking them off again"}
+    parts = [
+        f"{when} split {counts['splits_2m']:,} × 2M and {counts['splits_1g']:,} × 1G"
+        for key, when in words.items()
+        if (counts := verification["outside_recording"].get(key)) and (counts["splits_2m"] or counts["splits_1g"])
+    ]
+    if not parts:
+        return []
+    return [Check("What the recorder did itself", "none", f"Not counted in this report: {' and '.join(parts)}.")]
 
 
 def _probes(manifest: dict[str, Any]) -> list[Check]:

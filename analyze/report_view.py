@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,33 +196,50 @@ def _list(parts: Sequence[str]) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1.5:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 120:
-        return f"{seconds:.0f} seconds" if seconds >= 1.5 else f"{seconds:.1f} seconds"
+        return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def _answer(analysis: Analysis, users: Iterable[UserView]) -> str:
+def _answer(analysis: Analysis, users: Sequence[UserView]) -> str:
     """Two sentences: how much was split by whom, and what that left of the map."""
-    users = list(users)
+    return f"{_what_was_split(users, _duration(analysis.duration_s))} {_what_is_left(analysis.rebuilt.levels)}"
+
+
+def _what_was_split(users: Sequence[UserView], duration: str) -> str:
     n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
-    levels = analysis.rebuilt.levels
+    if not users:
+        return f"In {duration} nobody split an entry of the direct map."
+    whose = [f"{user.label} {_splits(user.n_2m, user.n_1g)}" for user in users]
+    parts = ([f"{_number(n_2m)} of the kernel’s 2M entries"] if n_2m else []) + (
+        [f"{_number(n_1g)} of its 1G entries"] if n_1g else []
+    )
+    verb = "was" if n_2m + n_1g == 1 else "were"
+    return f"In {duration}, {_list(parts)} {verb} split: {_list(whose)}."
+
+
+def _what_is_left(levels: pd.DataFrame) -> str:
     first, last = levels.iloc[0], levels.iloc[-1]
     total = max(1, int(last["k4"] + last["m2"] * LEAF_PAGES[Level.M2] + last["g1"] * LEAF_PAGES[Level.G1]))
-    if not users:
-        what = f"In {_duration(analysis.duration_s)} nobody split an entry of the direct map."
+    k4_first, k4_last, g1_first, g1_last = (int(row[column]) for column in ("k4", "g1") for row in (first, last))
+    if g1_first == g1_last:
+        large = f"and {_number(g1_last)} 1G entries stayed whole" if g1_last else "and there were no 1G entries"
     else:
-        whose = [f"{user.label} {_splits(user.n_2m, user.n_1g)}" for user in users]
-        entries = f"{_number(n_2m)} of the kernel's 2M entries" + (
-            f" and {_number(n_1g)} of its 1G entries" if n_1g else ""
+        large = f"and of {_number(g1_first)} 1G entries {_number(g1_last)} were left"
+    if k4_first == k4_last:
+        small = f"4K entries mapped {_memory(k4_last)} ({_share(k4_last, total)}) of this machine’s {_memory(total)} throughout"
+    else:
+        small = (
+            f"4K entries mapped {_memory(k4_first)} ({_share(k4_first, total)}) of this machine’s {_memory(total)} at the "
+            f"start and {_memory(k4_last)} ({_share(k4_last, total)}) at the end"
         )
-        what = f"In {_duration(analysis.duration_s)}, {entries} were split: {_list(whose)}."
-    k4_first, k4_last = int(first["k4"]), int(last["k4"])
-    left = (
-        f"4K entries mapped {_memory(k4_first)} ({100 * k4_first / total:.1f} %) of this machine's {_memory(total)} at the "
-        f"start and {_memory(k4_last)} ({100 * k4_last / total:.1f} %) at the end, and 1G entries went "
-        f"from {_number(int(first['g1']))} to {_number(int(last['g1']))}."
-    )
-    return f"{what} {left}"
+    return f"{small}, {large}."
+
+
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
 def _provenance(trace: Trace) -> list[tuple[str, str]]:

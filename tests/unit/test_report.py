@@ -1,0 +1,192 @@
+"""The report of a whole trace: files, numbers, words; on a synthetic machine, whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analyze.report import write_report
+from collect.errors import HostError, TraceError
+from collect.manifest import MANIFEST
+from collect.schema import TABLES
+from replay.demo import main, write_demo
+from tests.machine import write_trace
+
+EVIL = "<img src=x onerror=alert(1)>\x1b[31m$x^2$"
+SCALE = 0.1
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_trace(tmp_path_factory.mktemp("trace") / "synthetic", 3, scale=SCALE)
+
+
+@pytest.fixture(scope="module")
+def report(trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = write_report(trace, tmp_path_factory.mktemp("report") / "out")
+    return page.parent
+
+
+def numbers(report: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found: dict[str, Any] = json.loads((report / "report.json").read_text(), parse_constant=refuse)
+    return found
+
+
+def text_of(page: Path) -> str:
+    class Text(HTMLParser):
+        text = ""
+
+        def handle_data(self, data: str) -> None:
+            self.text += data
+
+    parser = Text()
+    parser.feed(page.read_text())
+    return re.sub(r"\s+", " ", parser.text)
+
+
+def set_strings(trace: Path, text: str) -> None:
+    """Give every process, module and program of a trace another name."""
+    content = json.loads((trace / MANIFEST).read_text())
+    for segment in content["tables"]["strings"]:
+        path = trace / segment["file"]
+        table = pq.read_table(path)
+        names = pa.array([text] * table.num_rows, pa.string())
+        pq.write_table(pa.table([table["string_id"], names], schema=TABLES["strings"]), path)
+        segment["bytes"] = path.stat().st_size
+    content["kernel"]["release"] = text
+    (trace / MANIFEST).write_text(json.dumps(content))
+
+
+def test_the_report_is_one_page_with_its_pictures_and_numbers_beside_it(report: Path) -> None:
+    pictures = {f"{name}{suffix}" for name in ("levels", "map") for suffix in (".svg", ".pdf", ".png")}
+    assert {path.name for path in report.iterdir()} == {"report.html", "report.json"} | pictures
+    assert all(path.stat().st_size for path in report.iterdir())
+
+
+def test_an_exact_trace_is_called_exact_and_the_numbers_add_up(report: Path) -> None:
+    found = numbers(report)
+    assert found["verification"]["exact"] is True
+    splits = found["verification"]["splits"]
+    assert sum(user["splits_2m"] for user in found["users"]) == splits["found_2m"] > 0
+    assert sum(user["splits_1g"] for user in found["users"]) == splits["found_1g"]
+    start, end = found["leaf_entries"]["start"], found["leaf_entries"]["end"]
+    assert start["1G"] - end["1G"] == splits["found_1g"]
+    assert end["4K"] - start["4K"] == 512 * splits["found_2m"]
+
+
+def test_the_page_says_what_the_numbers_say(report: Path) -> None:
+    found, text = numbers(report), text_of(report / "report.html")
+    assert re.sub(r"\s+", " ", found["answer"]) in text
+    assert "0 unexplained" in text
+    assert f"{found['verification']['pages_compared']:,} pages" in text
+    for limit in found["limits"]:
+        assert limit in text
+
+
+def test_the_answer_is_two_sentences(report: Path) -> None:
+    assert len(re.findall(r"\.(?= [A-Z0-9]|$)", numbers(report)["answer"])) == 2
+
+
+def test_the_same_trace_gives_the_same_report(trace: Path, report: Path, tmp_path: Path) -> None:
+    write_report(trace, tmp_path / "again")
+    for path in report.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_report_is_not_written_over_without_force(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(HostError, match="--force"):
+        write_report(trace, tmp_path)
+    write_report(trace, tmp_path, force=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine", "nothing is ever deleted"
+
+
+def test_a_file_in_the_place_of_the_output(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(HostError, match="is a file"):
+        write_report(trace, tmp_path / "out")
+
+
+def test_a_damaged_trace_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(TraceError):
+        write_report(tmp_path / "nothing", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_of_hostile_names_is_shown_and_does_nothing(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "evil", 5, scale=0.03)
+    set_strings(trace, EVIL)
+    page = write_report(trace, tmp_path / "out")
+    source = page.read_text()
+    assert "<img" not in source and "<script" not in source and "\x1b" not in source
+    assert EVIL.replace("\x1b", "\N{REPLACEMENT CHARACTER}") in text_of(page)
+    assert "\x1b" not in (tmp_path / "out" / "levels.svg").read_text()
+
+
+def test_a_kernel_that_does_not_count_splits_is_not_called_wrong(tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "old", 4, scale=0.03, kernel_style="5.10")
+    page = write_report(trace, tmp_path / "out")
+    assert "does not count splits" in text_of(page)
+    assert numbers(tmp_path / "out")["verification"]["exact"] is True
+
+
+# --- the demo page ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    traces = tmp_path_factory.mktemp("traces")
+    write_trace(traces / "a-5.10", 1, scale=0.05, kernel_style="5.10")
+    write_trace(traces / "b-6.1", 2, scale=0.05)
+    return write_demo(traces, tmp_path_factory.mktemp("demo") / "demo")
+
+
+def test_the_demo_shows_every_trace_with_its_checks_and_every_policy(demo: Path) -> None:
+    text = text_of(demo)
+    for part in ("a-5.10", "b-6.1", "gfp-unmapped", "prog-pack", "Replayed as recorded"):
+        assert part in text
+    assert text.count("Can these numbers be trusted?") == 2
+    assert text.count("What a cache would have changed") == 2
+
+
+def test_the_demo_page_is_one_file_whose_links_lead_to_files_beside_it(demo: Path) -> None:
+    source = demo.read_text()
+    assert "<script" not in source and " src=" not in source
+    ids = re.findall(r'\bid="([^"]+)"', source)
+    assert len(ids) == len(set(ids)), "an id that stands twice breaks the pictures"
+    for link in re.findall(r'<a href="([^"]+)"', source):
+        assert link[1:] in ids if link.startswith("#") else (demo.parent / link).is_file(), link
+
+
+def test_the_demo_holds_a_report_and_a_replay_of_each_trace(demo: Path) -> None:
+    for name in ("a-5.10", "b-6.1"):
+        assert (demo.parent / name / "report.html").is_file()
+        results = json.loads((demo.parent / name / "replay" / "results.json").read_text())
+        assert results[0]["policy"] == "none"
+
+
+def test_the_demo_ends_by_printing_the_path_and_nothing_else(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    traces = tmp_path / "traces"
+    write_trace(traces / "only", 6, scale=0.02)
+    assert main(["--traces", str(traces), "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"{(tmp_path / 'out' / 'index.html').resolve()}\n"
+    assert main(["--traces", str(traces), "-o", str(tmp_path / "out")]) == 2
+    assert "--force" in capsys.readouterr().err
+
+
+def test_a_demo_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--traces", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "holds no trace" in error and error.count("\n") == 1
