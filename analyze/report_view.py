@@ -213,8 +213,9 @@ def _what_was_split(users: Sequence[UserView], duration: str) -> str:
     if not users:
         return f"In {duration} nobody split an entry of the direct map."
     whose = [f"{user.label} {_splits(user.n_2m, user.n_1g)}" for user in users]
-    parts = ([f"{_number(n_2m)} of the kernel’s 2M entries"] if n_2m else []) + (
-        [f"{_number(n_1g)} of its 1G entries"] if n_1g else []
+    whole = "its" if n_2m else "the kernel's"
+    parts = ([f"{_number(n_2m)} of the kernel's 2M entries"] if n_2m else []) + (
+        [f"{_number(n_1g)} of {whole} 1G entries"] if n_1g else []
     )
     verb = "was" if n_2m + n_1g == 1 else "were"
     return f"In {duration}, {_list(parts)} {verb} split: {_list(whose)}."
@@ -225,14 +226,14 @@ def _what_is_left(levels: pd.DataFrame) -> str:
     total = max(1, int(last["k4"] + last["m2"] * LEAF_PAGES[Level.M2] + last["g1"] * LEAF_PAGES[Level.G1]))
     k4_first, k4_last, g1_first, g1_last = (int(row[column]) for column in ("k4", "g1") for row in (first, last))
     if g1_first == g1_last:
-        large = f"and {_number(g1_last)} 1G entries stayed whole" if g1_last else "and there were no 1G entries"
+        large = f"and all 1G entries ({_number(g1_last)}) stayed whole" if g1_last else "and there were no 1G entries"
     else:
         large = f"and of {_number(g1_first)} 1G entries {_number(g1_last)} were left"
     if k4_first == k4_last:
-        small = f"4K entries mapped {_memory(k4_last)} ({_share(k4_last, total)}) of this machine’s {_memory(total)} throughout"
+        small = f"4K entries mapped {_memory(k4_last)} ({_share(k4_last, total)}) of this machine's {_memory(total)} throughout"
     else:
         small = (
-            f"4K entries mapped {_memory(k4_first)} ({_share(k4_first, total)}) of this machine’s {_memory(total)} at the "
+            f"4K entries mapped {_memory(k4_first)} ({_share(k4_first, total)}) of this machine's {_memory(total)} at the "
             f"start and {_memory(k4_last)} ({_share(k4_last, total)}) at the end"
         )
     return f"{small}, {large}."
