@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,7 +81,10 @@ class TraceView:
     slug: str
     title: str
     subtitle: str
-    answer: str
+    happened: str
+    """First sentence of the answer: what was split, and by whom."""
+    left: str
+    """Second sentence: what that left of the map."""
     verdict: Check
     checks: Sequence[Check]
     levels: Picture
@@ -90,7 +93,11 @@ class TraceView:
     users_note: str
     stacks: Sequence[StackView]
     limits: Sequence[str]
-    provenance: Sequence[tuple[str, str]] = field(default_factory=list)
+    provenance: Sequence[tuple[str, str]]
+
+    @property
+    def answer(self) -> str:
+        return f"{self.happened} {self.left}"
 
 
 def plain(text: str, longest: int = 200) -> str:

@@ -203,11 +203,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def _answer(analysis: Analysis, users: Sequence[UserView]) -> str:
-    """Two sentences: how much was split by whom, and what that left of the map."""
-    return f"{_what_was_split(users, _duration(analysis.duration_s))} {_what_is_left(analysis.rebuilt.levels)}"
-
-
 def _what_was_split(users: Sequence[UserView], duration: str) -> str:
     n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
     if not users:
@@ -228,7 +223,7 @@ def _what_is_left(levels: pd.DataFrame) -> str:
     if g1_first == g1_last:
         large = f"and all 1G entries ({_number(g1_last)}) stayed whole" if g1_last else "and there were no 1G entries"
     else:
-        large = f"and of {_number(g1_first)} 1G entries {_number(g1_last)} were left"
+        large = f"and 1G entries went from {_number(g1_first)} to {_number(g1_last)}"
     if k4_first == k4_last:
         small = f"4K entries mapped {_memory(k4_last)} ({_share(k4_last, total)}) of this machine's {_memory(total)} throughout"
     else:
@@ -274,7 +269,7 @@ def view(
     files = files or {}
     manifest = analysis.trace.manifest
     users = _users(analysis)
-    answer = _answer(analysis, users)
+    happened = _what_was_split(users, _duration(analysis.duration_s))
     emulated = " · emulated CPUs" if manifest["cpu"].get("emulated") else ""
     memory = sum(end - first for first, end in manifest["memory"]["ranges"])
     return TraceView(
@@ -284,16 +279,17 @@ def view(
             f"Linux {manifest['kernel'].get('release')} · {_memory(memory)} of memory · recorded "
             f"{str(manifest['created'])[:10]} for {_duration(analysis.duration_s)}{emulated}"
         ),
-        answer=answer,
+        happened=happened,
+        left=_what_is_left(analysis.rebuilt.levels),
         verdict=verdict(analysis.verification),
         checks=checks(analysis.verification, manifest),
         levels=Picture(
-            Markup(inline_svg(drawn["levels"], f"{slug}-levels", f"Memory by level over time, and who split it. {answer}")),
+            Markup(inline_svg(drawn["levels"], f"{slug}-levels", f"Memory by level over time, and who split it. {happened}")),
             "Above: how much physical memory 1G, 2M and 4K entries map. Below, on the same time axis: every split, by whom.",
             files.get("levels", ()),
         ),
         map=Picture(
-            Markup(inline_svg(drawn["map"], f"{slug}-map", f"Map of physical memory by state. {answer}")),
+            Markup(inline_svg(drawn["map"], f"{slug}-map", f"Map of physical memory by state. {happened}")),
             "State at the end of the recording. A frame that was split while recording has the colour and the mark of whoever split it first.",
             files.get("map", ()),
         ),

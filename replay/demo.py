@@ -161,9 +161,13 @@ def comparison(results: list[PolicyResult]) -> str:
         if result.identity:
             parts.append(f"{result.policy} would have changed nothing here")
         else:
-            cost = f", with up to {result.idle_pages_peak.hi:,.0f} pages idle" if result.idle_pages_peak.hi else ""
-            parts.append(f"{result.policy} {result.split_2m}{cost}")
-    return f"Replayed as recorded, {base} distinct 2M frames were split; " + "; ".join(parts) + "."
+            cost = (
+                f" (at the cost of up to {result.idle_pages_peak.hi:,.0f} idle pages)"
+                if result.idle_pages_peak.hi
+                else ""
+            )
+            parts.append(f"{result.policy} would have split {result.split_2m}{cost}")
+    return f"Replayed as recorded, {base} distinct 2M frames were split; {'; '.join(parts)}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

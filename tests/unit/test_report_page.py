@@ -23,7 +23,8 @@ def trace_view(text: str = "churn") -> TraceView:
         slug="t1",
         title=text,
         subtitle=text,
-        answer=text,
+        happened=text,
+        left=text,
         verdict=Check(text, "good", text),
         checks=[Check(text, "bad", text), Check(text, "none", text)],
         levels=picture,
@@ -79,7 +80,7 @@ def test_the_page_has_both_themes_a_phone_and_a_printer_in_mind() -> None:
 
 
 def test_the_answer_comes_before_everything_else() -> None:
-    text = Seen(render("report.html", view=replace(trace_view(""), answer="THE ANSWER", limits=["A LIMIT"]))).text
+    text = Seen(render("report.html", view=replace(trace_view(""), happened="THE ANSWER", limits=["A LIMIT"]))).text
     places = [
         text.index(part) for part in ("THE ANSWER", "trusted", "What happened", "Where in memory", "Who split it")
     ]
