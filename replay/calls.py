@@ -58,9 +58,7 @@ def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int
     direct_map_api = ((masks[0] & _INVALID) == _INVALID) | ((masks[1] & _INVALID) == _INVALID)
     ranged = np.where(requests.kind == RegionKind.SECRET_PAGE, 1, 0)
     reset = owned & ((steps.mask_clr[step] & _INVALID) == _INVALID)
-    after = steps.entry_ns[step[reset]] > requests.free_ns[page_owner[reset]]
-    areas = page_owner[reset][after]
-    ranged[areas] = 1
+    ranged[page_owner[reset]] = 1
     return Calls(request=request, flushes=~direct_map_api, ranged=ranged)
 
 

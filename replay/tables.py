@@ -66,8 +66,6 @@ def _notes(results: Sequence[PolicyResult]) -> list[str]:
     if first is not None:
         kernel = first.provenance.get("kernel", "?")
         lines += _wrap(f"Recorded kernel: {kernel}. a–b: the trace leaves open where between a and b.", "", "")
-        if first.emulated:
-            lines += _wrap("Recorded on an emulated machine: durations and rates say nothing of a real one.", "", "")
         users = ", ".join(f"{user} {n:,}" for user, n in first.requests_by_user.items())
         lines += _wrap(f"Requests by user: {users or 'none'}.", "", "")
     shared = _shared([r.caveats for r in results])
