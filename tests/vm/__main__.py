@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.vm import job, kernels, machine, setup, userland
+from tests.vm import cache, job, kernels, machine, packages, record, setup, userland
 from tests.vm.errors import GuestLost, LabError
 
 _EXAMPLES = """\
@@ -64,6 +65,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_guest_options(run)
     run.add_argument("--out", type=Path, metavar="DIR", help="the host's end of the guest's /out")
     run.add_argument("argv", nargs="+", metavar="-- COMMAND")
+    recorder = commands.add_parser("record", help="record a trace of a load in a guest")
+    _add_guest_options(recorder)
+    recorder.add_argument("--load", choices=record.LOADS, default="churn")
+    recorder.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    recorder.add_argument("--force", action="store_true", help="replace an earlier recording")
+    recorder.add_argument("--recorder-args", default="", metavar="ARGS", help="for collect record")
+    recorder.add_argument("--load-args", default="", metavar="ARGS", help="such as '--scale 0.2'")
+    prepare = commands.add_parser(
+        "prepare", help="fetch and build what a later run needs, without booting anything"
+    )
+    prepare.add_argument("--kernel", action="append", default=[], metavar="VERSION")
+    prepare.add_argument("--flavour", choices=kernels.FLAVOURS, default="amd64")
+    prepare.add_argument("--suite", action="append", default=[], help="just the userland of a suite")
+    prepare.add_argument("--refresh", action="store_true", help="fetch the newest kernel anew")
+    listing = commands.add_parser("kernels", help="list the kernels that the suites hold")
+    listing.add_argument("--flavour", choices=kernels.FLAVOURS, default="amd64")
+    listing.add_argument("--refresh", action="store_true", help="fetch the package lists anew")
     return parser
 
 
@@ -103,6 +121,46 @@ def _run(args: argparse.Namespace) -> int:
         shutil.rmtree(out, ignore_errors=True)
 
 
+def _record(args: argparse.Namespace) -> int:
+    recording = record.Recording(
+        load=args.load,
+        seed=args.seed,
+        target=args.output.resolve(),
+        force=args.force,
+        aged=args.aged,
+        recorder_args=shlex.split(args.recorder_args),
+        load_args=shlex.split(args.load_args),
+    )
+    record.check_target(recording.target, force=recording.force)
+    return record.run(recording, _job(args, [], recording.target))
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    if not args.kernel and not args.suite:
+        raise LabError("Say what to prepare: --kernel VERSION or --suite SUITE, or several.")
+    suites = dict.fromkeys(args.suite)
+    for version in args.kernel:
+        kernel = kernels.ready(version, args.flavour, refresh=args.refresh)
+        print(f"kernel {version}: {kernel.release} from {kernel.suite}")
+        suites[userland.suite_for(version)] = None
+    for suite in suites:
+        found = userland.ready(suite)
+        print(f"userland {suite}: Python {found.python}, BCC {found.bcc}")
+    return 0
+
+
+def _kernels(args: argparse.Namespace) -> int:
+    with cache.lock("apt"):
+        apt = packages.Apt()
+        apt.update(force=args.refresh)
+        for release in kernels.releases(apt, args.flavour):
+            print(release)
+    return 0
+
+
+_COMMANDS = {"run": _run, "record": _record, "prepare": _prepare, "kernels": _kernels}
+
+
 def main() -> int:
     """Run one command of the lab; returns the exit status."""
     args = _parser().parse_args()
@@ -110,7 +168,7 @@ def main() -> int:
         if args.command == "setup":
             setup.install()
             return 0
-        return _run(args)
+        return _COMMANDS[args.command](args)
     except GuestLost as error:
         print(f"lab: {error}", file=sys.stderr)
         return 125

@@ -74,19 +74,25 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-def newest(apt: packages.Apt, wanted: str, flavour: str) -> str:
-    """The newest release of a kernel, one with headers if there is any."""
+def releases(apt: packages.Apt, flavour: str, wanted: str = r"\d+\.\d+") -> list[str]:
+    """The releases of a flavour that the suites hold, the oldest first; `wanted` is a pattern."""
     # Backports into an older suite (6.1.0-0.deb11.50) and the empty packages that only
     # depend on the newest one (linux-image-6.1-amd64) do not match.
-    release = rf"{re.escape(wanted)}(?:\.\d+)*(?:\+[^-]+|-\d+)-{flavour}"
-    images = {name.removeprefix("linux-image-") for name in apt.names(f"linux-image-{release}")}
-    headers = {name.removeprefix("linux-headers-") for name in apt.names(f"linux-headers-{release}")}
+    release = rf"{wanted}(?:\.\d+)*(?:\+[^-]+|-\d+)-{flavour}"
+    names = apt.names(f"linux-image-{release}")
+    return sorted((name.removeprefix("linux-image-") for name in names), key=_numbers)
+
+
+def newest(apt: packages.Apt, wanted: str, flavour: str) -> str:
+    """The newest release of a kernel, one with headers if there is any."""
+    images = releases(apt, flavour, re.escape(wanted))
     if not images:
         raise LabError(
             f"No suite of the mirror holds a {flavour} kernel {wanted}.\n"
             "List those it holds with: python3 -m tests.vm kernels"
         )
-    return max(images & headers or images, key=_numbers)
+    with_headers = [release for release in images if apt.names(f"linux-headers-{re.escape(release)}")]
+    return (with_headers or images)[-1]
 
 
 def _build(wanted: str, flavour: str, home: Path, *, refresh: bool) -> None:

@@ -164,6 +164,11 @@ class Cast:
         if len(self._alive) > self._AT_WORK:
             self._alive[-1 - self._AT_WORK].wait()
 
+    def wait_all(self) -> None:
+        """Wait until everyone has done their work."""
+        for actor in self._alive:
+            actor.wait()
+
     def leave(self, index: int) -> None:
         """Let the actor at a position go."""
         actor = self._alive.pop(index)

@@ -28,9 +28,9 @@ from tests.vm.loads.module_cycle import Modules  # noqa: E402
 from tests.vm.loads.probe_sites import Sites  # noqa: E402
 from tests.vm.loads.report import Report, parser  # noqa: E402
 
-# Steps of each kind at --scale 1, and how many of its actors may be alive at once.
-STEPS = {"module": 60, "bpf": 80, "secret": 45, "kprobe": 45, "ftrace": 20, "ordinary": 60}
-ALIVE = 160
+# Steps of each kind at --scale 1, and how many actors make a crowd.
+STEPS = {"module": 45, "bpf": 64, "secret": 30, "kprobe": 28, "ftrace": 14, "ordinary": 40}
+CROWD = 40
 MB = 2**20
 
 
@@ -85,7 +85,7 @@ def steps(rng: random.Random, scale: float) -> list[str]:
 
 def main() -> int:
     """Run the load."""
-    options = parser(__doc__ or "", seconds=150).parse_args()
+    options = parser(__doc__ or "", seconds=120).parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rng = random.Random(options.seed)
     report = Report("churn", options)
@@ -112,7 +112,8 @@ def main() -> int:
                 memory.populated = rng.randrange(8, 65) * MB
             cast.enter(choices[kind](), memory)
             done[kind] += 1
-            while len(cast) > ALIVE or (len(cast) > ALIVE // 2 and rng.random() < 0.5):
+            # A third as many leave as enter, once there is a crowd.
+            if len(cast) > CROWD and rng.random() < 1 / 3:
                 cast.leave(rng.randrange(len(cast)))
     cast.leave_all()
     shutil.rmtree(folder, ignore_errors=True)

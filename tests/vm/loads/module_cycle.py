@@ -73,9 +73,13 @@ class Modules:
     def __len__(self) -> int:
         return len(self._names)
 
+    def name(self, index: int) -> str:
+        """The module at a place of the list, from its start again at its end."""
+        return self._names[index % len(self._names)]
+
     def act(self, index: int) -> Callable[[Counter[str]], Callable[[], None] | None]:
         """An act for an actor: load the module at a place of the list, and unload it at the end."""
-        name = self._names[index % len(self._names)]
+        name = self.name(index)
 
         def load(counts: Counter[str]) -> Callable[[], None] | None:
             if _run("modprobe", name):

@@ -1,0 +1,60 @@
+"""The published experiment: many processes, each of which holds one small BPF program.
+
+Aaron Lu ran 0, 512, 1024 and 2048 instances of sockex1 in 8 GB and read DirectMap4k. An instance
+here is a process that loads a program of three pages and touches 1 MB of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: make the checkout importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.vm.loads import syscalls  # noqa: E402
+from tests.vm.loads.actors import Cast, Memory  # noqa: E402
+from tests.vm.loads.report import Report, direct_map, parser  # noqa: E402
+
+# Seven bytes of machine code an addition, and the kernel's header before the program.
+THREE_PAGES = 1600
+EVERY = 128
+
+
+def load(counts: Counter[str]) -> None:
+    """Load one program; it goes with the process."""
+    syscalls.load_filter(THREE_PAGES)
+    counts["bpf_programs"] += 1
+
+
+def main() -> int:
+    """Run the load: 1024 programs at --scale 1."""
+    options = parser(__doc__ or "", seconds=240)
+    options.add_argument("--programs", type=int, help="default: 1024 times --scale")
+    options.add_argument("--touch", type=int, default=1024, metavar="KB", help="by each process")
+    chosen = options.parse_args()
+    if chosen.programs is None:
+        chosen.programs = round(1024 * chosen.scale)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = Report("bpf", chosen)
+    cast = Cast(report.counts)
+    course: list[dict[str, int]] = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for number in range(chosen.programs):
+            if number % EVERY == 0:
+                course.append({"programs": number} | direct_map())
+            if report.out_of_time():
+                break
+            cast.enter(load, Memory(touched=chosen.touch * 1024))
+        cast.wait_all()
+        course.append({"programs": len(cast)} | direct_map())
+    cast.leave_all()
+    report.facts["course"] = course
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
