@@ -82,8 +82,8 @@ def figures(analysis: Analysis) -> dict[str, Figure]:
 
 
 def _seconds(analysis: Analysis, ts_ns: pd.Series[int]) -> npt.NDArray[np.float64]:
-    since = ts_ns.to_numpy(np.int64) - analysis.trace.manifest["ts_start_ns"]
-    return since.astype(np.float64) / 1e9
+    since: npt.NDArray[np.float64] = (ts_ns - analysis.trace.manifest["ts_start_ns"]).to_numpy(np.float64) / 1e9
+    return since
 
 
 def _states(analysis: Analysis) -> npt.NDArray[np.uint8]:
@@ -135,7 +135,7 @@ def _held(attribution: Attribution) -> dict[tuple[str, str], int]:
     special = attribution.special
     alive = special[~special["residue"].astype(bool)]
     counts = alive.groupby(["user", "name"]).size()
-    return {(str(user), str(name)): int(n) for (user, name), n in counts.items()}  # type: ignore[misc]
+    return {(str(user), str(name)): int(n) for (user, name), n in counts.items()}
 
 
 def _counts(splits: pd.DataFrame) -> tuple[int, int]:
