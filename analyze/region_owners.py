@@ -1,0 +1,139 @@
+"""Which region a page belonged to at a moment: by page frame, or by page of a virtual address."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.compute as pc
+
+from analyze.stacks import Stacks
+from analyze.users import User
+from collect.errors import TraceError
+from collect.schema import RegionEvent, RegionKind, Tier
+from collect.trace import Trace
+
+__all__ = ["NO_REGION", "RegionOwners"]
+
+NO_REGION = -1
+
+_MAX_NESTING = 4
+"""Region in region: an image in a pack in an allocation of executable memory; one more than that is forged."""
+
+_USER_OF_KIND = {
+    RegionKind.BPF_IMAGE: User.BPF,
+    RegionKind.BPF_PACK: User.BPF,
+    RegionKind.MODULE: User.MODULE,
+    RegionKind.SECRET_PAGE: User.SECRETMEM,
+}
+
+
+class RegionOwners:
+    """Regions of a trace by the pages behind them.
+
+    Attributes (one cell per ALLOC row, in order of time):
+        user: uint8, `User` by the kind of the region or of the one it was made for, else by its stack.
+        name: object, module or program name where known, else "".
+        tgid: uint32, process that allocated it.
+    """
+
+    def __init__(self, trace: Trace, stacks: Stacks, user_of_stack: npt.NDArray[np.uint8]) -> None:
+        table = trace.table("regions")
+        columns = {name: table[name].to_numpy() for name in table.column_names if name != "pfns"}
+        for name, most in (("event", max(RegionEvent)), ("tier", max(Tier))):
+            if len(table) and columns[name].max() > most:
+                raise TraceError(
+                    f"{trace.path}: table regions: {name} {columns[name].max()} is unknown; copy the trace anew"
+                )
+        if len(table) and columns["ts_ns"].max() >= 1 << 62:
+            raise TraceError(f"{trace.path}: table regions: a time stamp is centuries after boot; copy the trace anew")
+        rows = np.flatnonzero(columns["event"] == RegionEvent.ALLOC)
+        rows = rows[np.argsort(columns["ts_ns"][rows], kind="stable")]
+        self._columns = {name: column[rows] for name, column in columns.items()}
+        ids = self._columns["region_id"]
+        if len(np.unique(ids)) < len(ids):
+            values, counts = np.unique(ids, return_counts=True)
+            raise TraceError(
+                f"{trace.path}: table regions: region_id {values[counts > 1][0]} comes twice; copy the trace anew"
+            )
+        self.tgid: npt.NDArray[np.uint32] = self._columns["tgid"]
+        names = _strings(trace)
+        parent = self._parents(ids)
+        self.user = self._users(parent, stacks, user_of_stack)
+        self.name = self._names(parent, names)
+        lists = table["pfns"].take(rows)
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+        flat = pc.list_flatten(lists).to_numpy()
+        owner = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        ts = self._columns["ts_ns"].astype(np.int64)[owner]
+        self._by_pfn = _pages(flat, ts, owner)
+        has_address = self._columns["address"][owner] != 0
+        virtual = (self._columns["address"][owner] >> np.uint64(12)) + within.astype(np.uint64)
+        self._by_address = _pages(virtual[has_address], ts[has_address], owner[has_address])
+
+    def of_pfn(self, pfn: npt.NDArray[np.uint64], ts_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Index of the region that last got each page frame before a moment, or NO_REGION."""
+        return _last_before(self._by_pfn, pfn, ts_ns)
+
+    def of_address(self, address: npt.NDArray[np.uint64], ts_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Index of the region last mapped at each virtual address before a moment, or NO_REGION.
+
+        Areas that are freed late (vfree from a kworker) still belong to the region that was there.
+        """
+        return _last_before(self._by_address, address >> np.uint64(12), ts_ns)
+
+    def _parents(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Index of each region's parent, or NO_REGION."""
+        if not len(ids):
+            return np.empty(0, np.int64)
+        order = np.argsort(ids)
+        wanted = self._columns["parent_id"]
+        at = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
+        found = (ids[order][at] == wanted) & (wanted != 0)
+        parents: npt.NDArray[np.int64] = np.where(found, order[at], NO_REGION)
+        return parents
+
+    def _users(
+        self, parent: npt.NDArray[np.int64], stacks: Stacks, user_of_stack: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        kinds = np.zeros(256, np.uint8)
+        for kind, user in _USER_OF_KIND.items():
+            kinds[kind] = user
+        own = kinds[self._columns["kind"]]
+        by_stack = user_of_stack[stacks.known(self._columns["stack_id"])]
+        user, at = own.copy(), parent
+        for _ in range(_MAX_NESTING):
+            there = at != NO_REGION
+            user = np.where((user == User.OTHER) & there, own[at], user)
+            at = np.where(there, parent[at], NO_REGION) if len(at) else at
+        return np.where(user == User.OTHER, by_stack, user).astype(np.uint8)
+
+    def _names(self, parent: npt.NDArray[np.int64], names: dict[int, str]) -> npt.NDArray[np.object_]:
+        own = np.array([names.get(name, "") if name else "" for name in self._columns["name_id"].tolist()], object)
+        name, at = own.copy(), parent
+        for _ in range(_MAX_NESTING):
+            there = at != NO_REGION
+            name = np.where((name == "") & there, own[at], name) if len(at) else name
+            at = np.where(there, parent[at], NO_REGION) if len(at) else at
+        return name
+
+
+def _strings(trace: Trace) -> dict[int, str]:
+    table = trace.table("strings")
+    return dict(zip(table["string_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def _pages(page: npt.NDArray[np.uint64], ts: npt.NDArray[np.int64], owner: npt.NDArray[np.int64]) -> pd.DataFrame:
+    frame = pd.DataFrame({"page": page.astype(np.uint64), "ts_ns": ts, "owner": owner})
+    return frame.sort_values("ts_ns", kind="stable")
+
+
+def _last_before(
+    pages: pd.DataFrame, page: npt.NDArray[np.uint64], ts_ns: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    asked = pd.DataFrame({"page": page.astype(np.uint64), "ts_ns": ts_ns, "at": np.arange(len(page))})
+    if not len(asked) or not len(pages):
+        return np.full(len(page), NO_REGION, np.int64)
+    found = pd.merge_asof(asked.sort_values("ts_ns", kind="stable"), pages, on="ts_ns", by="page", direction="backward")
+    return found.sort_values("at")["owner"].fillna(NO_REGION).to_numpy(np.int64)

@@ -1,0 +1,153 @@
+"""The pages that keep a 2M frame in 4K entries: those whose attributes are not the ones the frame had as a leaf."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analyze.directmap import FRAME, DirectMap
+from analyze.jit import kernel
+from analyze.reconstruct import Rebuild
+from analyze.rules import Window
+from collect.schema import ATTRS_HARDWARE, Level, Pte
+
+__all__ = ["special_frames", "special_pages"]
+
+_BATCH = 4096
+"""Split frames that are looked at together: 16 MB of attribute words."""
+
+_SOFT = np.uint64(~ATTRS_HARDWARE & 0xFFFF_FFFF_FFFF_FFFF)
+_G = np.uint64(int(Pte.G))
+
+
+def special_pages(rebuilt: Rebuild) -> pd.DataFrame:
+    """Special pages of the final state, in order of page frame.
+
+    Columns: pfn, frame, attrs, original (of the leaf; both without accessed and dirty), residue (only G differs, which
+    invalid and default leave behind for good), row (the change that last touched it; -1: none since START).
+    """
+    frames = rebuilt.final.split_frames()
+    parts = [_special_of(rebuilt, frames[i : i + _BATCH]) for i in range(0, len(frames), _BATCH)]
+    if not parts:
+        parts = [_special_of(rebuilt, frames)]
+    special = pd.concat(parts, ignore_index=True)
+    changes = rebuilt.changes
+    row = np.full(len(special), -1, np.int64)
+    _last_change(
+        special["pfn"].to_numpy(np.int64),
+        row,
+        changes.order,
+        changes.direct,
+        changes.columns["ts_ns"],
+        changes.exit_ns,
+        changes.first_pfn,
+        changes.n_done,
+        changes.pfns,
+        changes.pfns_start,
+        rebuilt.window,
+    )
+    return special.assign(row=row)
+
+
+def special_frames(rebuilt: Rebuild, special: pd.DataFrame) -> pd.DataFrame:
+    """Each 2M frame that is split at the end: frame, pfn, n_special, n_residue, live, split_row (-1: before START)."""
+    frames = rebuilt.final.split_frames()
+    held = special.groupby("frame")["residue"].agg(["size", "sum"]).reindex(frames, fill_value=0)
+    residue = held["sum"].to_numpy(np.int64)
+    n_special = held["size"].to_numpy(np.int64) - residue
+    splits = rebuilt.splits[rebuilt.splits["level"] == Level.M2]
+    last = splits.assign(frame=splits["pfn"] // FRAME).drop_duplicates("frame", keep="last").set_index("frame")["row"]
+    return pd.DataFrame(
+        {
+            "frame": frames,
+            "pfn": frames * FRAME,
+            "n_special": n_special,
+            "n_residue": residue,
+            "live": n_special > 0,
+            "split_row": last.reindex(frames, fill_value=-1).to_numpy(np.int64),
+        }
+    )
+
+
+def _special_of(rebuilt: Rebuild, frames: npt.NDArray[np.int64]) -> pd.DataFrame:
+    pages = rebuilt.final.pages_of(frames) & _SOFT
+    original = _original(rebuilt, frames, pages)
+    differ = (pages ^ original[:, None]) & _SOFT
+    frame, page = np.nonzero((differ != 0) & (pages != 0))
+    return pd.DataFrame(
+        {
+            "pfn": frames[frame] * FRAME + page,
+            "frame": frames[frame],
+            "attrs": pages[frame, page],
+            "original": original[frame],
+            "residue": differ[frame, page] == _G,
+        }
+    )
+
+
+def _original(rebuilt: Rebuild, frames: npt.NDArray[np.int64], pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """What each frame's leaf held: as it was split; for those split before START the usual word, or the commonest."""
+    usual = _usual(rebuilt.start.map)
+    ordered = np.sort(pages, axis=1)
+    commonest = ordered[:, FRAME // 2]  # the median is the majority where there is one
+    has_usual = (pages == usual).any(axis=1)
+    original: npt.NDArray[np.uint64] = np.where(has_usual, usual, commonest)
+    splits = rebuilt.splits[rebuilt.splits["level"] == Level.M2]
+    known = pd.Series(splits["attrs"].to_numpy(np.uint64) & _SOFT, index=splits["pfn"] // FRAME)
+    known = known[~known.index.duplicated(keep="last")]
+    at = known.index.get_indexer(pd.Index(frames))
+    return np.where(at >= 0, known.to_numpy(np.uint64)[at], original) if len(known) else original
+
+
+def _usual(state: DirectMap) -> np.uint64:
+    """The attribute word of most large leaves; 0 where there is none."""
+    m = state.entries
+    whole = state.frame_levels()
+    leaves = m.frame_code[: len(whole)][whole == Level.M2]
+    gigas = m.giga_code[m.giga_level == Level.G1]
+    weight = np.bincount(leaves, minlength=1) if len(leaves) else np.zeros(1, np.int64)
+    for code in gigas:
+        weight = np.pad(weight, (0, max(0, int(code) + 1 - len(weight))))
+        weight[code] += FRAME
+    return np.uint64(m.attrs[int(weight.argmax())] & _SOFT)
+
+
+@kernel
+def _last_change(
+    pages: npt.NDArray[np.int64],
+    row_of: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    direct: npt.NDArray[np.bool_],
+    entry_ns: npt.NDArray[np.int64],
+    exit_ns: npt.NDArray[np.int64],
+    first_pfn: npt.NDArray[np.int64],
+    n_done: npt.NDArray[np.int64],
+    pfns: npt.NDArray[np.int64],
+    pfns_start: npt.NDArray[np.int64],
+    window: Window,
+) -> None:
+    """For each of ascending `pages`, the last change in order of effect that covers it and was applied."""
+    n = len(pages)
+    following = np.arange(n + 1)  # union-find: the next page not yet given a row
+    for place in range(len(order) - 1, -1, -1):
+        row = order[place]
+        if not direct[row]:
+            continue
+        begin, stop = pfns_start[row], pfns_start[row + 1]
+        n_ranges = n_done[row] if stop > begin else 1
+        for i in range(n_ranges):
+            first = pfns[begin + i] if stop > begin else first_pfn[row]
+            end = first + (1 if stop > begin else n_done[row])
+            at = np.searchsorted(pages, first)
+            while True:
+                while following[at] != at:
+                    following[at] = following[following[at]]
+                    at = following[at]
+                if at >= n or pages[at] >= end:
+                    break
+                frame = pages[at] // FRAME
+                if exit_ns[row] > window.lo[frame] and entry_ns[row] < window.hi[frame]:
+                    row_of[at] = row
+                    following[at] = at + 1
+                at += 1
