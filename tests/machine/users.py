@@ -85,7 +85,7 @@ def module(m: Machine, task: Task) -> Steps:
     """Load a module, use it for a while, unload it; its memory goes at once or through a kworker."""
     name = m.random.choice(("dummy", "ext4", "veth", "nf_tables", "kvm", "xfs"))
     region = m.recorder.new_id()
-    area = Area(m, task, m.random.randrange(3, 12), RegionKind.MODULE_ALLOC, 0, LOAD)
+    area = Area(m, task, m.random.randrange(3, 12), RegionKind.MODULE_ALLOC, region, LOAD)
     m.region(
         task, RegionEvent.ALLOC, Tier.ASKED, RegionKind.MODULE, region,
         address=area.address, n_bytes=len(area.pfns) * 4096, name=name, stack=LOAD,

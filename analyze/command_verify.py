@@ -1,0 +1,92 @@
+"""`directmap-analyze verify`: exact or not, and what differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from analyze.counter_check import SplitCount
+from analyze.terminal import clean, counted
+from analyze.verify import Verification, verify
+from collect.schema import Level
+from collect.trace import open_trace
+
+__all__ = ["EXACT", "NOT_EXACT", "run"]
+
+EXACT, NOT_EXACT = 0, 1
+
+MAX_SHOWN = 8
+"""Differences of a kind that are printed; `--json` lists more."""
+
+
+def run(directory: Path, *, as_json: bool) -> int:
+    """Verify and print; returns the exit status. Raises TraceError."""
+    trace = open_trace(directory)
+    found = verify(trace)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        print(f"{'exact' if found.exact else 'NOT EXACT'}: {clean(directory.name or directory)}")
+        print("\n".join([*_lines(found), *_differences(found)]))
+    return EXACT if found.exact else NOT_EXACT
+
+
+def _lines(found: Verification) -> list[str]:
+    difference = found.difference
+    if difference is None:
+        lines = ["  pages     no end snapshot to compare with (the recorder was killed?)"]
+    else:
+        lines = [
+            f"  pages     {difference.pages:,} compared: {difference.level:,} wrong in level, "
+            f"{difference.attributes:,} in attributes"
+        ]
+    ambiguous = int(found.rules["ambiguous"].sum())
+    lines += [
+        f"  rules     {counted(found.n_direct, 'direct-map change')}: {found.rule_count:,} unlike what the probe saw",
+        *([f"            {ambiguous:,} more overlap another change and decide nothing"] if ambiguous else []),
+        *_counter_lines(found.splits),
+        f"  lost      {counted(found.lost_events, 'event')}, {counted(found.unfinished, 'unfinished call')}",
+        *[f"            {n:,} {clean(name)}" for name, n in found.lost.items()],
+    ]
+    if difference is not None:
+        lines.append(
+            f"  left out  accessed/dirty ({counted(difference.hardware_only, 'page')} differ), "
+            f"KFENCE's pool ({counted(difference.kfence, 'page')})"
+        )
+    for when, text in (("before_start", "while attaching"), ("after_end", "while detaching")):
+        if when in found.around:
+            splits = found.around[when]
+            lines.append(
+                f"  {text:<17} {splits[Level.M2]:,} x 2M and {splits[Level.G1]:,} x 1G split, not part of the recording"
+            )
+    return [line[:79] for line in lines]
+
+
+def _counter_lines(splits: dict[Level, SplitCount]) -> list[str]:
+    m2, g1 = splits[Level.M2], splits[Level.G1]
+    lines = [f"  splits    {m2.found:,} x 2M, {g1.found:,} x 1G found"]
+    if m2.high or g1.high or m2.decoys or g1.decoys:
+        lines[0] += f"; {m2.high + g1.high:,} of the kernel image, {m2.decoys + g1.decoys:,} not counted"
+    if m2.counted is None or g1.counted is None:
+        lines.append("            this kernel counts none in /proc/vmstat")
+    else:
+        slack = max(m2.slack, g1.slack)
+        agree = "agrees" if m2.agree and g1.agree else "DISAGREES"
+        within = f" (within {slack:,}, in the margins)" if slack else ""
+        lines.append(f"            {m2.counted:,} x 2M, {g1.counted:,} x 1G counted by /proc/vmstat: {agree}{within}")
+    return lines
+
+
+def _differences(found: Verification) -> list[str]:
+    lines = []
+    if found.difference is not None:
+        for pfn, n, level, attrs, seen_level, seen_attrs in found.difference.listed[:MAX_SHOWN].tolist():
+            lines.append(f"  pfn {pfn:#x}, {counted(n, 'page')}: rebuilt level {level} attrs {attrs:#x},")
+            lines.append(f"      snapshot level {seen_level} attrs {seen_attrs:#x}")
+    wrong = found.rules[~found.rules["ambiguous"]].head(MAX_SHOWN)
+    for row in wrong.itertuples(index=False):
+        lines.append(f"  call {row.call_id}, pfn {row.page:#x} ({row.when}): {row.rule}")
+        lines.append(f"      predicted level {row.predicted_level} attrs {row.predicted_attrs:#x},")
+        lines.append(f"      observed  level {row.observed_level} attrs {row.observed_attrs:#x}")
+        lines += [f"        {clean(frame)}" for frame in found.stacks.frames(int(str(row.stack_id)))[:4]]
+    return lines
