@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.directmap import DirectMap, SplitLog, Window, new_log, raise_failure
-from analyze.entries import FRAME
+from analyze.entries import FRAME, GIGA
 from collect.schema import Level, Pte
 from replay.placement import GONE, SYMBOLIC, Placement
 from replay.stream import Stream
@@ -58,6 +58,7 @@ class Walk:
         log: splits in order of effect; its rows of `ts_ns` are times, `pfn` may be symbolic.
         split_2m, split_1g, live_end, live_peak: (lower, upper) bounds.
         n_split_real: 2M frames split outside of symbolic blocks.
+        n_split_again: splits of frames that had been split before and put back.
         n_steps: steps that reached the page tables, the policy's own included.
         curves: [4, moments] as `CURVES` names them, at `Stream.grid_ns`.
     """
@@ -69,6 +70,7 @@ class Walk:
     live_end: tuple[int, int]
     live_peak: tuple[int, int]
     n_split_real: int
+    n_split_again: int
     n_steps: int
     curves: Int64
 
@@ -97,6 +99,9 @@ def walk(stream: Stream, placement: Placement) -> Walk:
     tally = np.zeros(10, np.int64)
     tally[CANDIDATES] = np.count_nonzero(split_already & hostable & (special == 0))
     n_1g = m.counts()[Level.G1]
+    most = m.counts()[Level.M2] + n_1g * (GIGA // FRAME)  # 2M frames that a large entry maps, and could be split
+    if stream.n_put_back or stream.steps.has_pgd.any():  # or put back first, or new
+        most = m.first_symbolic // FRAME
 
     requests = stream.requests
     dest = np.where(placement.swallowed[requests.owner()], GONE, placement.dest)
@@ -123,13 +128,14 @@ def walk(stream: Stream, placement: Placement) -> Walk:
     return Walk(
         map=m,
         log=log,
-        split_2m=(real + sym - hosted, real + sym),
+        split_2m=(min(real + sym - hosted, most), min(real + sym, most)),
         split_1g=(giga, max(giga, min(giga + placement.n_blocks, n_1g))),
-        live_end=(live_real + max(0, live_sym - hosted), live_real + live_sym),
-        live_peak=(int(tally[PEAK_LO]), int(tally[PEAK_HI])),
+        live_end=(min(live_real + max(0, live_sym - hosted), most), min(live_real + live_sym, most)),
+        live_peak=(min(int(tally[PEAK_LO]), most), min(int(tally[PEAK_HI]), most)),
         n_split_real=real,
         n_steps=int(tally[STEPS]),
-        curves=curves,
+        n_split_again=int(log.n[0]) - real - sym - giga,
+        curves=np.minimum(curves, most),
     )
 
 

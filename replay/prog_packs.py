@@ -29,7 +29,8 @@ class PackRun:
     Attributes:
         pack: [images] number of the pack that holds each image; -1: larger than a pack, pages of its own.
         start: [images] first chunk in it.
-        made_event, gone_event: [packs] the event that made the pack and the one that emptied it (-1: still there).
+        made_event, gone_event: [packs] the event that made the pack (-1: it was there before) and the one that emptied
+            it (-1: still there).
         used_chunks, n_live: [events] chunks in use and packs in being after each event.
     """
 
@@ -46,13 +47,16 @@ def chunks_of(n_bytes: Int64) -> Int64:
     return (n_bytes + HEADER_BYTES + CHUNK_BYTES - 1) // CHUNK_BYTES
 
 
-def run_packs(event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack_chunks: int) -> PackRun:
-    """Serve a stream of images from no pack.
+def run_packs(
+    event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack_chunks: int, *, old_pack: bool
+) -> PackRun:
+    """Serve a stream of images.
 
     Args:
         event_image, event_is_free: [events] in order: image, whether it goes.
         n_chunks: [images] chunks of each.
         pack_chunks: chunks of a pack.
+        old_pack: start with a pack from before, kept by a program that outlives the stream and takes no room.
     """
     capacity = 4
     while True:
@@ -61,7 +65,7 @@ def run_packs(event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks
         life = np.full((2, capacity), -1, np.int64)
         levels = np.zeros((2, len(event_image)), np.int64)
         bitmap = np.zeros((capacity, pack_chunks), np.bool_)
-        n_packs = _serve(event_image, event_is_free, n_chunks, pack, start, life, levels, bitmap)
+        n_packs = _serve(event_image, event_is_free, n_chunks, pack, start, life, levels, bitmap, int(old_pack))
         if n_packs >= 0:
             break
         capacity *= 4
@@ -85,11 +89,14 @@ def _find(bitmap: npt.NDArray[np.bool_], n: int) -> int:
 @kernel
 def _serve(
     event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack: Int64, start: Int64,
-    life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_],
+    life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_], n_old: int,
 ) -> int:  # fmt: skip
     """Number of packs made, -1 when `bitmap` has room for no more."""
-    n_packs = used = live = 0
+    n_packs = live = n_old
+    used = 0
     in_use = np.zeros(len(bitmap), np.int64)
+    keeps = np.zeros(len(bitmap), np.int64)
+    keeps[:n_old] = 1  # an old pack is never emptied
     for event in range(len(event_image)):
         image = event_image[event]
         n = n_chunks[image]
@@ -99,7 +106,7 @@ def _serve(
                 bitmap[p, start[image] : start[image] + n] = False
                 used -= n
                 in_use[p] -= n
-                if in_use[p] == 0:
+                if in_use[p] + keeps[p] == 0:
                     life[1, p] = event
                     live -= 1
         elif n <= bitmap.shape[1]:

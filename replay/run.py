@@ -106,7 +106,7 @@ def _leaf_entries(done: Walk) -> tuple[int, int]:
 
 def _split_flushes(done: Walk) -> tuple[int, int]:
     """One for each split, also for a frame that is split a second time after it was put back."""
-    again = int(done.log.n[0]) - done.split_2m[1] - done.split_1g[0]
+    again = done.n_split_again
     return done.split_2m[0] + done.split_1g[0] + again, done.split_2m[1] + done.split_1g[1] + again
 
 

@@ -30,8 +30,9 @@ class ProgPack(Policy):
     map because vmalloc maps it by 4K entries; images written into it later change no mapping. An emptied pack is
     freed, and vfree resets its pages one by one. A larger image keeps its own pages, as recorded.
 
-    Not modelled: where the 512 x nodes single pages of a pack come from. Results span two placements: all of a pack in
-    one 2 MiB block a node, and spread over as many frames as the recorded kernel's own image pages were.
+    Not modelled: how full the packs from before the recording are, and where the 512 x nodes single pages of a new
+    pack come from. Results span two ways: a pack from before has room; and it has none, and each new pack's pages are
+    spread over as many frames as the recorded kernel's own image pages were, none of them met before.
     Programs that come to need a pack sooner because of alignment by the JIT, and trampolines, which older kernels
     allocate as whole pages and the pack takes in later versions.
     """
@@ -53,35 +54,45 @@ class ProgPack(Policy):
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The trace holds no BPF image: nothing to pack."]
             )
-        pack_pages = HUGE_FRAME_PAGES * host.n_nodes
-        event_request, is_free, event_ns = requests.events(images)
-        n_chunks = chunks_of(requests.asked_bytes)
-        run = run_packs(event_request, is_free, n_chunks, pack_pages * PAGE_BYTES // CHUNK_BYTES)
-        in_pack = run.pack >= 0
-        wide = spread(requests.pfn[in_pack[requests.owner()]], pack_pages)
-        idle = run.n_live * pack_pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES)
-        placements = [
-            Placement(
-                dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
-                swallowed=in_pack,
-                n_blocks=len(run.made_event) * n_blocks,
-                acts=_acts(run, event_ns, pack_pages, n_blocks),
-                idle_ns=event_ns,
-                idle_pages=idle,
-                served=int(np.count_nonzero(in_pack)),
-                as_recorded=int(np.count_nonzero(~in_pack)),
-                pages_unmapped=0,
-            )
-            for n_blocks in sorted({host.n_nodes, max(wide, host.n_nodes)})
-        ]
+        pages = HUGE_FRAME_PAGES * host.n_nodes
+        small = images & (chunks_of(requests.asked_bytes) <= pages * PAGE_BYTES // CHUNK_BYTES)
+        wide = max(spread(requests.pfn[small[requests.owner()]], pages), host.n_nodes)
         return Outcome(
-            placements,
+            [self.placed(requests, host, old_pack=True), self.placed(requests, host, n_blocks=wide)],
             caveats=[
-                f"A pack's {pack_pages} pages are single pages that the recorded kernel never allocated. Lower bound: "
-                f"{host.n_nodes} block(s) of 2 MiB a pack; upper: {wide} frames a pack, the spread of as many of the "
-                f"recorded images' own pages. In theory a pack may touch {pack_pages} frames."
+                "Where packs are used, one was there before the recording: the recorder's own programs live in it. Lower "
+                f"bound: it has room. Upper bound: it is full, and each new pack's {pages} single pages, which the "
+                f"recorded kernel never allocated, touch {wide} new frames, the spread of as many of the recorded "
+                f"images' own pages (in theory up to {pages})."
             ],
-            narrow=["A recording of the same load on a kernel that has packs tells where their pages come from."],
+            narrow=["The same load recorded on a kernel with packs tells how full they are and where their pages lie."],
+        )
+
+    def placed(
+        self, requests: Requests, host: Host, *, old_pack: bool = False, n_blocks: int | None = None
+    ) -> Placement:
+        """One way it may have gone.
+
+        Args:
+            old_pack: an empty pack from before the recording is there and stays.
+            n_blocks: 2M frames that the pages of a new pack touch; as few as can be by default.
+        """
+        images = (requests.asked_kind == RegionKind.BPF_IMAGE) & (requests.kind != RegionKind.BPF_PACK)
+        pages = HUGE_FRAME_PAGES * host.n_nodes
+        n_blocks = n_blocks or host.n_nodes
+        event_request, is_free, event_ns = requests.events(images)
+        chunks = chunks_of(requests.asked_bytes)
+        run = run_packs(event_request, is_free, chunks, pages * PAGE_BYTES // CHUNK_BYTES, old_pack=old_pack)
+        in_pack = run.pack >= 0
+        return Placement(
+            dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
+            swallowed=in_pack,
+            n_blocks=int(np.count_nonzero(run.made_event >= 0)) * n_blocks,
+            acts=_acts(run, event_ns, pages, n_blocks),
+            idle_ns=event_ns,
+            idle_pages=run.n_live * pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES),
+            served=int(np.count_nonzero(in_pack)),
+            as_recorded=int(np.count_nonzero(~in_pack)),
         )
 
 
@@ -99,14 +110,15 @@ def spread(pfn: Int64, n: int) -> int:
 
 def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int) -> Acts:
     """Making each pack read-only (and executable, which the direct map never sees), and its reset when it goes."""
-    n_packs = len(run.made_event)
+    made_event, gone_event = (events[run.made_event >= 0] for events in (run.made_event, run.gone_event))
+    n_packs = len(made_event)
     pack = np.repeat(np.arange(n_packs), n_blocks)
     part = np.tile(np.arange(n_blocks), n_packs)
     pages = pack_pages // n_blocks + (part < pack_pages % n_blocks)
     head = part == 0  # calls and flushes are counted once a pack
-    made = _rows(event_ns[run.made_event[pack]], pack, part, n_blocks, pages, 0, _RW, 2 * head, 2 * head, 0 * pages)
-    gone = run.gone_event[pack] >= 0
-    when = event_ns[np.where(gone, run.gone_event[pack], 0)]
+    made = _rows(event_ns[made_event[pack]], pack, part, n_blocks, pages, 0, _RW, 2 * head, 2 * head, 0 * pages)
+    gone = gone_event[pack] >= 0
+    when = event_ns[np.where(gone, gone_event[pack], 0)]
     reset = [
         _rows(when, pack, part, n_blocks, pages, 0, INVALID_CLR, pages, 0 * pages, 1 * head),
         _rows(when, pack, part, n_blocks, pages, INVALID_CLR, 0, pages, 0 * pages, 0 * pages),

@@ -139,16 +139,17 @@ images = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(images)
-def test_packs_do_what_plain_python_does(stream: list[tuple[object, ...]]) -> None:
+@given(images, st.booleans())
+def test_packs_do_what_plain_python_does(stream: list[tuple[object, ...]], old_pack: bool) -> None:
     events, chunks, _ = flat(stream)
     run = run_packs(
         np.array([image for image, _ in events], np.int64),
         np.array([is_free for _, is_free in events], np.bool_),
         np.array(chunks, np.int64),
         10,
+        old_pack=old_pack,
     )
-    packs: list[list[int | None]] = []
+    packs: list[list[int | None]] = [[None] * 10] * old_pack
     gone: set[int] = set()
     for at, (image, is_free) in enumerate(events):
         n = chunks[image]
@@ -156,7 +157,7 @@ def test_packs_do_what_plain_python_does(stream: list[tuple[object, ...]]) -> No
             pack = packs[run.pack[image]]
             assert pack.count(image) == n
             packs[run.pack[image]] = pack = [None if owner == image else owner for owner in pack]
-            if pack == [None] * 10:
+            if pack == [None] * 10 and not (old_pack and run.pack[image] == 0):
                 gone.add(int(run.pack[image]))
         elif not is_free and n <= 10:
             fits = [
