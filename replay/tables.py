@@ -48,7 +48,7 @@ def _block(results: Sequence[PolicyResult]) -> list[str]:
     rows = [("", *(r.policy for r in results))]
     rows += [(label, *(str(value(r)) for r in results)) for label, value in _ROWS]
     room = (WIDTH - labels) // len(results) - 2
-    cells = [[textwrap.wrap(cell, room) or [""] for cell in row[1:]] for row in rows]
+    cells = [[_fitted(cell, room) for cell in row[1:]] for row in rows]
     widths = [max(len(part) for row in cells for part in row[i]) for i in range(len(results))]
     lines = []
     for row, parts in zip(rows, cells, strict=True):
@@ -58,6 +58,11 @@ def _block(results: Sequence[PolicyResult]) -> list[str]:
             lines.append("  ".join([label.ljust(labels), *text]).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     return lines
+
+
+def _fitted(cell: str, room: int) -> list[str]:
+    """Lines of a cell; an interval that is too wide breaks after its dash."""
+    return textwrap.wrap(cell if len(cell) <= room else cell.replace("–", "– "), room) or [""]
 
 
 def _notes(results: Sequence[PolicyResult]) -> list[str]:

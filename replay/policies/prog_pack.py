@@ -57,13 +57,16 @@ class ProgPack(Policy):
         pages = HUGE_FRAME_PAGES * host.n_nodes
         small = images & (chunks_of(requests.asked_bytes) <= pages * PAGE_BYTES // CHUNK_BYTES)
         wide = max(spread(requests.pfn[small[requests.owner()]], pages), host.n_nodes)
+        event_request, is_free, _ = requests.events(small)
+        held = np.cumsum(np.where(is_free, -1, 1) * chunks_of(requests.asked_bytes)[event_request])
+        kib = -(-int(held.max(initial=0)) * CHUNK_BYTES // 1024)
         return Outcome(
             [self.placed(requests, host, old_pack=True), self.placed(requests, host, n_blocks=wide)],
             caveats=[
                 "Where packs are used, one was there before the recording: the recorder's own programs live in it. Lower "
-                f"bound: it has room. Upper bound: it is full, and each new pack's {pages} single pages, which the "
-                f"recorded kernel never allocated, touch {wide} new frames, the spread of as many of the recorded "
-                f"images' own pages (in theory up to {pages})."
+                f"bound: packs from before have room for the {kib} KiB that images took at most. Upper bound: they are "
+                f"full, and each new pack's {pages} single pages, which the recorded kernel never allocated, touch "
+                f"{wide} new frames, the spread of as many of the recorded images' own pages (in theory up to {pages})."
             ],
             narrow=["The same load recorded on a kernel with packs tells how full they are and where their pages lie."],
         )
