@@ -72,9 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     recorder.add_argument("--force", action="store_true", help="replace an earlier recording")
     recorder.add_argument("--recorder-args", default="", metavar="ARGS", help="for collect record")
     recorder.add_argument("--load-args", default="", metavar="ARGS", help="such as '--scale 0.2'")
-    prepare = commands.add_parser(
-        "prepare", help="fetch and build what a later run needs, without booting anything"
-    )
+    prepare = commands.add_parser("prepare", help="fetch and build what a later run needs, without booting anything")
     prepare.add_argument("--kernel", action="append", default=[], metavar="VERSION")
     prepare.add_argument("--flavour", choices=kernels.FLAVOURS, default="amd64")
     prepare.add_argument("--suite", action="append", default=[], help="just the userland of a suite")

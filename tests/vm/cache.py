@@ -33,7 +33,7 @@ def lock(name: str) -> Iterator[None]:
     """Hold the named lock of the cache, so that two commands never build the same thing at once."""
     locks = root() / "locks"
     locks.mkdir(exist_ok=True)
-    with open(locks / name, "w", encoding="ascii") as file:
+    with (locks / name).open("w", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -18,7 +18,7 @@ def make(image: Path, tree: Path, *, free_mb: int, label: str) -> None:
     seen: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(tree):
         for name in (*folders, *files):
-            found = os.lstat(os.path.join(folder, name))
+            found = Path(folder, name).lstat()
             if (found.st_dev, found.st_ino) not in seen:
                 seen.add((found.st_dev, found.st_ino))
                 inodes += 1

@@ -26,9 +26,7 @@ def _depends(tree: Path, release: str, module: str) -> list[Path] | None:
         if shell.find("modprobe") is None:
             raise
         return None
-    return [
-        Path(line.split()[1]) for line in shown.splitlines() if line.startswith("insmod ")
-    ]
+    return [Path(line.split()[1]) for line in shown.splitlines() if line.startswith("insmod ")]
 
 
 def _plain(module: Path) -> bytes:

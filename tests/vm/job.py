@@ -164,10 +164,7 @@ class _Run:
             elif not self._up.is_set() and now - self._started > UP_SECONDS:
                 return f"The guest did not come up within {UP_SECONDS} s."
             elif now > limit:
-                return (
-                    f"The job did not end within {self._job.timeout:.0f} s.\n"
-                    "Give it more with --timeout SECONDS."
-                )
+                return f"The job did not end within {self._job.timeout:.0f} s.\nGive it more with --timeout SECONDS."
         release = self._job.kernel.release
         if not self._up.is_set():
             return f"QEMU ended (status {qemu.returncode}) before the guest ({release}) was up."

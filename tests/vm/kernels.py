@@ -135,17 +135,13 @@ def _build(wanted: str, flavour: str, home: Path, *, refresh: bool) -> None:
         shutil.rmtree(tree)
         disks.make(work / "kernel.img", disk, free_mb=16, label="kernel")
         shutil.rmtree(disk)
-        kernel = Kernel(
-            home, wanted, flavour, release, suite, versions, headers=with_headers, shares=shares
-        )
+        kernel = Kernel(home, wanted, flavour, release, suite, versions, headers=with_headers, shares=shares)
         facts = asdict(kernel) | {"recipe": _RECIPE}
         del facts["home"]
         (work / "kernel.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
-def _unpack_with_parts(
-    apt: packages.Apt, package: str, tree: Path, versions: dict[str, str]
-) -> None:
+def _unpack_with_parts(apt: packages.Apt, package: str, tree: Path, versions: dict[str, str]) -> None:
     """Unpack a package and those parts of the same kernel that it depends on."""
     versions[package] = apt.unpack(package, tree)
     depends = apt.fields(package).get("Depends", "")

@@ -80,10 +80,9 @@ def command(
     argv = [QEMU, *hardware.flags(), *_bare(kernel, initrd, (cmdline + extra).strip())]
     argv += ["-chardev", f"file,id=console,path={wiring.console}", "-serial", "chardev:console"]
     argv += ["-device", "virtio-serial-pci"]
-    for number, (name, path) in enumerate(
-        (("out", wiring.out), ("err", wiring.err), ("control", wiring.control)), start=1
-    ):
-        argv += ["-chardev", f"file,id={name},path={path},append=on"]
+    ports = {"out": wiring.out, "err": wiring.err, "control": wiring.control}
+    for number, (name, end) in enumerate(ports.items(), start=1):
+        argv += ["-chardev", f"file,id={name},path={end},append=on"]
         argv += ["-device", f"virtserialport,chardev={name},name=lab.{name},nr={number}"]
     for image in (userland.image, kernel.disk):
         # snapshot=on: what the guest writes goes to a temporary file, the image stays pristine.

@@ -95,9 +95,7 @@ def _build(suite: str, home: Path) -> None:
         finally:
             if tree.exists():
                 _write_nothing_mounted(tree)
-        python = _chroot(
-            tree, "python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'"
-        ).strip()
+        python = _chroot(tree, "python3 -c 'import sys; print(\"%d.%d\" % sys.version_info[:2])'").strip()
         bcc = _chroot(tree, "dpkg-query -W -f '${Version}' python3-bpfcc").strip()
         _wheels(tree, python)
         _settle(tree)
@@ -124,15 +122,14 @@ def _install(tree: Path) -> None:
     dpkg = tree / "etc/dpkg/dpkg.cfg.d/lab"
     # Documentation is never read in the guest, and nothing in the tree survives a crash anyway.
     dpkg.write_text(
-        "force-unsafe-io\n"
-        + "".join(f"path-exclude=/usr/share/{part}/*\n" for part in ("doc", "man", "locale")),
+        "force-unsafe-io\n" + "".join(f"path-exclude=/usr/share/{part}/*\n" for part in ("doc", "man", "locale")),
         encoding="ascii",
     )
     policy = tree / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
     policy.chmod(0o755)
     for name in ("resolv.conf", "hosts"):
-        if os.path.exists(f"/etc/{name}"):
+        if Path(f"/etc/{name}").exists():
             shutil.copyfile(f"/etc/{name}", tree / "etc" / name)
     _chroot(
         tree,

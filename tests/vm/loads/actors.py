@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # Imported by scripts that put the checkout on the path first.
 from tests.vm.loads import syscalls
@@ -54,7 +55,7 @@ class Memory:
                 os.write(writable, bytes(65536))
             self._held.append((readable, writable))
         if self.written:
-            with open(self.path, "wb") as file:
+            with Path(self.path).open("wb") as file:
                 for _ in range(0, self.written, 65536):
                     file.write(bytes(65536))
 
@@ -111,7 +112,7 @@ class Actor:
                 counts["undone"] += 1
             os.write(results, json.dumps(counts).encode() + b"\n")
             status = 0
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must not return
+        except BaseException:  # whatever it is, the child must not return
             traceback.print_exc()
         finally:
             os._exit(status)
@@ -146,9 +147,7 @@ class Cast:
 
     def __init__(self, counts: Counter[str]) -> None:
         # 5.10 charges BPF programs to this limit, and secret memory is locked memory everywhere.
-        resource.setrlimit(
-            resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        )
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
         self._counts = counts
         self._alive: list[Actor] = []

@@ -15,9 +15,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.vm.loads import syscalls  # noqa: E402
-from tests.vm.loads.actors import Cast, Memory  # noqa: E402
-from tests.vm.loads.report import Report, direct_map, parser  # noqa: E402
+from tests.vm.loads import syscalls
+from tests.vm.loads.actors import Cast, Memory
+from tests.vm.loads.report import Report, direct_map, parser
 
 # Seven bytes of machine code an addition, and the kernel's header before the program.
 THREE_PAGES = 1600

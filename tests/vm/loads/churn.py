@@ -16,17 +16,16 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.vm.loads import syscalls  # noqa: E402
-from tests.vm.loads.actors import PAGE, Act, Cast, Memory  # noqa: E402
-from tests.vm.loads.module_cycle import Modules  # noqa: E402
-from tests.vm.loads.probe_sites import Sites  # noqa: E402
-from tests.vm.loads.report import Report, parser  # noqa: E402
+from tests.vm.loads import syscalls
+from tests.vm.loads.actors import PAGE, Act, Cast, Memory
+from tests.vm.loads.module_cycle import Modules
+from tests.vm.loads.probe_sites import Sites
+from tests.vm.loads.report import Report, parser
 
 # Steps of each kind at --scale 1, and how many actors make a crowd.
 STEPS = {"module": 45, "bpf": 64, "secret": 30, "kprobe": 28, "ftrace": 14, "ordinary": 40}
@@ -83,6 +82,22 @@ def steps(rng: random.Random, scale: float) -> list[str]:
     return sequence
 
 
+def choose(kind: str, number: int, rng: random.Random, modules: Modules, sites: Sites) -> Act:
+    """What the next actor of a kind does."""
+    match kind:
+        case "module":
+            return modules.act(number)
+        case "bpf":
+            return bpf([rng.randrange(500, 8500) for _ in range(rng.randrange(3, 8))])
+        case "secret":
+            return secret(rng.randrange(4, 64))
+        case "kprobe":
+            return sites.kprobes(rng.randrange(6, 16))
+        case "ftrace":
+            return sites.function_tracer(f"churn-{number}", 4)
+    return nothing
+
+
 def main() -> int:
     """Run the load."""
     options = parser(__doc__ or "", seconds=120).parse_args()
@@ -92,25 +107,17 @@ def main() -> int:
     modules = Modules(rng, largest=400_000)
     sites = Sites(rng)
     cast = Cast(report.counts)
-    folder = tempfile.mkdtemp(prefix="churn-", dir="/var/tmp")  # noqa: S108 - a guest's own disk
+    folder = tempfile.mkdtemp(prefix="churn-", dir="/var/tmp")
     done: Counter[str] = Counter()
     with contextlib.suppress(KeyboardInterrupt):
         for number, kind in enumerate(steps(rng, options.scale)):
             if report.out_of_time():
                 break
-            choices: dict[str, Callable[[], Act]] = {
-                "module": lambda n=done["module"]: modules.act(n),
-                "bpf": lambda: bpf([rng.randrange(500, 8500) for _ in range(rng.randrange(3, 8))]),
-                "secret": lambda: secret(rng.randrange(4, 64)),
-                "kprobe": lambda: sites.kprobes(rng.randrange(6, 16)),
-                "ftrace": lambda n=number: sites.function_tracer(f"churn-{n}", 4),
-                "ordinary": lambda: nothing,
-            }
             memory = Memory.some(rng, f"{folder}/{number % 40}")
             if kind == "ordinary":
                 # Programs of some size push the special pages on into other gigabytes.
                 memory.populated = rng.randrange(8, 65) * MB
-            cast.enter(choices[kind](), memory)
+            cast.enter(choose(kind, done[kind], rng, modules, sites), memory)
             done[kind] += 1
             # A third as many leave as enter, once there is a crowd.
             if len(cast) > CROWD and rng.random() < 1 / 3:

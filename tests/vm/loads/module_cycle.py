@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import random
 import subprocess
@@ -48,9 +47,7 @@ class Modules:
 
     def __init__(self, rng: random.Random, *, largest: int, most_deps: int = 4) -> None:
         home = Path("/lib/modules") / platform.release()
-        loaded = {
-            line.split()[0] for line in Path("/proc/modules").read_text("ascii").splitlines()
-        }
+        loaded = {line.split()[0] for line in Path("/proc/modules").read_text("ascii").splitlines()}
         found: list[str] = []
         for line in (home / "modules.dep").read_text("ascii").splitlines():
             path, _, deps = line.partition(":")
@@ -63,7 +60,7 @@ class Modules:
                 and len(deps.split()) <= most_deps
                 and plain not in loaded
                 and not any(word in name for word in _NEVER)
-                and os.stat(home / path).st_size * share <= largest
+                and (home / path).stat().st_size * share <= largest
             ):
                 found.append(name)
         found.sort()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +29,7 @@ class Sites:
     def __init__(self, rng: random.Random) -> None:
         self._pmu = int(_KPROBE_PMU.read_text("ascii")) if _KPROBE_PMU.exists() else None
         seen: Counter[str] = Counter()
-        with open(_TRACING / "available_filter_functions", encoding="ascii") as listed:
+        with (_TRACING / "available_filter_functions").open(encoding="ascii") as listed:
             for line in listed:
                 name = line.split()[0]
                 # A name in [brackets] behind it would be a module's, which may go away.
@@ -70,9 +69,7 @@ class Sites:
 
         return attach
 
-    def function_tracer(
-        self, label: str, number: int
-    ) -> Callable[[Counter[str]], Callable[[], None] | None]:
+    def function_tracer(self, label: str, number: int) -> Callable[[Counter[str]], Callable[[], None] | None]:
         """An act that traces functions in a tracing instance of its own: a trampoline each."""
         names = self.take(number)
         instance = _TRACING / "instances" / label
@@ -92,7 +89,7 @@ class Sites:
             def detach() -> None:
                 with contextlib.suppress(OSError):
                     (instance / "current_tracer").write_text("nop\n", "ascii")
-                    os.rmdir(instance)
+                    instance.rmdir()
 
             return detach
 

@@ -11,7 +11,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.vm.loads.report import Report, parser  # noqa: E402
+from tests.vm.loads.report import Report, parser
 
 
 def main() -> int:

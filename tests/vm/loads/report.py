@@ -61,17 +61,13 @@ class Report:
         told: dict[str, object] = {
             "load": self._load,
             "kernel": platform.release(),
-            "options": {
-                key: value for key, value in vars(self._options).items() if key != "stats"
-            },
+            "options": {key: value for key, value in vars(self._options).items() if key != "stats"},
             "seconds": round(time.monotonic() - self._started, 1),
             "counts": dict(sorted(self.counts.items())),
             **self.facts,
             "direct_map_before": self._before,
             "direct_map_after": after,
-            "direct_map_change": {
-                key: value - self._before.get(key, 0) for key, value in after.items()
-            },
+            "direct_map_change": {key: value - self._before.get(key, 0) for key, value in after.items()},
         }
         text = json.dumps(told)
         if self._options.stats is not None:

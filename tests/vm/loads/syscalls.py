@@ -69,9 +69,9 @@ def kprobe(pmu: int, function: str, offset: int) -> int:
     # struct perf_event_attr, version 1 and later: type, size, config, period, sample_type,
     # read_format, flags, wakeup, bp_type, config1 (the name), config2 (the offset).
     size = 112
-    attr = struct.pack(
-        "<IIQQQQQIIQQ", pmu, size, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), offset
-    ).ljust(size, b"\0")
+    attr = struct.pack("<IIQQQQQIIQQ", pmu, size, 0, 0, 0, 0, 0, 0, 0, ctypes.addressof(name), offset).ljust(
+        size, b"\0"
+    )
     buffer = ctypes.create_string_buffer(attr, len(attr))
     everyone, first_cpu, no_group, close_on_exec = -1, 0, -1, 8
     return _call(

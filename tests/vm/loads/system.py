@@ -18,8 +18,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.vm.loads.module_cycle import Modules, unload  # noqa: E402
-from tests.vm.loads.report import Report, parser  # noqa: E402
+from tests.vm.loads.module_cycle import Modules, unload
+from tests.vm.loads.report import Report, parser
 
 # What services of a distribution ask for: each line costs the kernel BPF programs of its kind.
 _SANDBOXES = (
@@ -75,9 +75,7 @@ class System:
             self._report.counts["tracers_missing"] += 1
             return
         quiet = subprocess.DEVNULL
-        self._tracers.append(
-            subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
-        )
+        self._tracers.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))
         self._report.counts[f"{command[0]}_attached"] += 1
 
     def detach_tracers(self) -> None:
@@ -97,9 +95,7 @@ class System:
 def _run(*command: str) -> bool:
     quiet = subprocess.DEVNULL
     try:
-        done = subprocess.run(
-            command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=60, check=False
-        )
+        done = subprocess.run(command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=60, check=False)
     except (subprocess.TimeoutExpired, FileNotFoundError):
         return False
     return done.returncode == 0
