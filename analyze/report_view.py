@@ -14,7 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analyze.attribute import Attribution, attribute
+from analyze.attribute import BEFORE, Attribution, attribute
 from analyze.page import Picture, StackView, TraceView, UserRow, UserView, plain
 from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
 from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
@@ -134,8 +134,22 @@ def _held(attribution: Attribution) -> dict[tuple[str, str], int]:
     """Pages that are still special at the end within frames split now, by user and name."""
     special = attribution.special
     alive = special[~special["residue"].astype(bool)]
-    counts = alive.groupby(["user", "name"]).size()
-    return {(str(user), str(name)): int(n) for (user, name), n in counts.items()}
+    counts = alive.groupby(["user", "name"]).size().reset_index(name="n")
+    return {(str(user), str(name)): int(n) for user, name, n in counts.itertuples(index=False)}
+
+
+def _users_note(attribution: Attribution) -> str:
+    """What keeps frames split at the end, and how many nothing keeps."""
+    frames = attribution.frames
+    free = int((~frames["live"].astype(bool)).sum())
+    held = _held(attribution)
+    before = sum(n for (user, _), n in held.items() if user == BEFORE)
+    note = (
+        "A special page is one that is not as its 2M entry was: not present, read-only, executable. "
+        f"At the end {_number(len(frames))} frames are in 4K entries; {_number(free)} of them hold no special page any more and "
+        "could be one 2M entry again, if the kernel put them together."
+    )
+    return note + (f" {_number(before)} special pages are from before the recording." if before else "")
 
 
 def _counts(splits: pd.DataFrame) -> tuple[int, int]:
@@ -152,9 +166,10 @@ def _stacks(analysis: Analysis) -> list[StackView]:
     splits = analysis.attribution.splits
     views = []
     groups = splits.groupby(["user", "stack_id"], sort=False)
-    for (user, stack_id), part in sorted(groups, key=lambda group: -len(group[1]))[:MAX_STACKS]:
-        frames = [plain(frame) for frame in analysis.attribution.stack_frames(int(stack_id))]
-        key = str(user) if user in USERS else "other"
+    for _, part in sorted(groups, key=lambda group: -len(group[1]))[:MAX_STACKS]:
+        stack_id, user = int(part["stack_id"].iloc[0]), str(part["user"].iloc[0])
+        frames = [plain(frame) for frame in analysis.attribution.stack_frames(stack_id)]
+        key = user if user in USERS else "other"
         n_2m, n_1g = _counts(part)
         how = " ← ".join(_landmarks(frames)) or "no stack was recorded"
         views.append(StackView(key, f"{_splits(n_2m, n_1g)} by {USERS[key].label}: {how}", frames or ["(none)"]))
@@ -294,10 +309,7 @@ def view(
             files.get("map", ()),
         ),
         users=users,
-        users_note=(
-            "“Special” pages are not present, read-only or otherwise unlike their neighbours, so their frame cannot be mapped by "
-            "a 2M entry now; those of users who split nothing while we looked are not in this table."
-        ),
+        users_note=_users_note(analysis.attribution),
         stacks=_stacks(analysis),
         limits=limits(analysis.verification, manifest),
         provenance=_provenance(analysis.trace),
