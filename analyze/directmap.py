@@ -96,7 +96,8 @@ class DirectMap:
                 "the manifest is forged or damaged: copy the trace anew"
             )
         self.max_pfn = max_pfn
-        self.entries: Entries = new_entries(max_pfn, n_symbolic, rodata or (0, 0))
+        protected = rodata if rodata and rodata[0] < rodata[1] else (0, 0)
+        self.entries: Entries = new_entries(max_pfn, n_symbolic, protected)
         self.first_symbolic = int(self.entries.meta[SYMBOLIC])
         if n_symbolic:
             one = np.ones(1, np.int64)
