@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, drawing
+from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, drawing, settled
 
 __all__ = ["LevelsOverTime", "SplitsOverTime", "levels_figure"]
 
@@ -50,7 +50,7 @@ def levels_figure(levels: LevelsOverTime, splits: SplitsOverTime, duration_s: fl
         _draw_users(bottom, present, splits, duration_s)
         bottom.set_xlim(0.0, max(duration_s, 1e-3))
         bottom.set_xlabel("seconds since the start snapshot")
-    return figure
+        return settled(figure)
 
 
 def _users(splits: SplitsOverTime) -> npt.NDArray[np.object_]:

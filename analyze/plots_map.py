@@ -20,7 +20,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Transform
 
-from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, Look, drawing
+from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, Look, drawing, settled
 
 __all__ = ["HOLE", "LEAF_1G", "LEAF_2M", "SPLIT_BEFORE", "USER_STATES", "map_figure"]
 
@@ -79,7 +79,7 @@ def map_figure(states: npt.NDArray[np.uint8], split_1g: npt.NDArray[np.int64]) -
             _draw_state(axes, cells, state, look, grid)
         _legend(figure, states)
         axes.set_title(_title(grid, len(split_1g)), loc="left", fontsize=10, fontweight="bold")
-    return figure
+        return settled(figure)
 
 
 def _looks() -> dict[int, Look]:

@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-__all__ = ["CSS", "LEVELS", "USERS", "Look", "drawing", "inline_svg", "save"]
+__all__ = ["CSS", "LEVELS", "USERS", "Look", "drawing", "inline_svg", "save", "settled"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,13 @@ def drawing() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
         yield
+
+
+def settled(figure: Figure) -> Figure:
+    """The figure with its layout worked out once and for all, for working it out takes most of the time of saving it."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from analyze.page import render
+from analyze.page import TraceView, render
 from analyze.plots_style import save
 from analyze.report_view import Analysis, analyse, figures, numbers, view
 from collect.errors import HostError
@@ -24,14 +24,15 @@ def write_report(trace_dir: Path, out: Path, force: bool = False) -> Path:
     """
     open_trace(trace_dir)  # so that a damaged trace leaves no empty directory behind
     claim_output(out, force)
-    return write_analysis(analyse(trace_dir), out)
+    write_analysis(analyse(trace_dir), out)
+    return out / PAGE
 
 
-def write_analysis(analysis: Analysis, out: Path) -> Path:
-    """Write report.html, report.json and the pictures (SVG, PDF, PNG) into `out`. Raises HostError."""
+def write_analysis(analysis: Analysis, out: Path, slug: str = "trace") -> TraceView:
+    """Write report.html, report.json and the pictures (SVG, PDF, PNG) into `out`; returns what the page shows. Raises HostError."""
     drawn = figures(analysis)
     files = {name: [f"{name}{suffix}" for suffix in _FORMATS] for name in drawn}
-    seen = view(analysis, drawn, files=files)
+    seen = view(analysis, drawn, slug=slug, files=files)
     try:
         for name, figure in drawn.items():
             for file in files[name]:
@@ -41,7 +42,7 @@ def write_analysis(analysis: Analysis, out: Path) -> Path:
         (out / PAGE).write_text(render("report.html", view=seen), encoding="utf-8")
     except OSError as error:
         raise HostError(f"{out}: cannot be written ({error.strerror}); choose another -o") from None
-    return out / PAGE
+    return seen
 
 
 def claim_output(out: Path, force: bool) -> None:

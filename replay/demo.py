@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from analyze.page import Picture, TraceView, plain, render
 from analyze.plots_style import inline_svg, save
 from analyze.report import claim_output, write_analysis
-from analyze.report_view import analyse, figures, view
+from analyze.report_view import analyse
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from replay.plots import split_figure
@@ -88,11 +88,8 @@ def write_demo(traces: Path, out: Path, *, force: bool = False) -> Path:
 def _show(trace_dir: Path, out: Path, slug: str) -> Shown:
     folder = re.sub(r"[^A-Za-z0-9._-]", "_", trace_dir.name)
     claim_output(out / folder, force=True)
-    analysis = analyse(trace_dir)
-    drawn = figures(analysis)
-    files = {name: [f"{folder}/{name}{suffix}" for suffix in (".svg", ".pdf", ".png")] for name in drawn}
-    seen = view(analysis, drawn, slug=slug, files=files)
-    write_analysis(analysis, out / folder)
+    seen = write_analysis(analyse(trace_dir), out / folder, slug)
+    seen = replace(seen, levels=_within(seen.levels, folder), map=_within(seen.map, folder))
     results = run_policies(trace_dir, list(POLICIES))
     replayed = _write_replay(results, out / folder / "replay")
     return Shown(
@@ -109,6 +106,10 @@ def _show(trace_dir: Path, out: Path, slug: str) -> Shown:
             [f"{folder}/replay/{name}" for name in replayed],
         ),
     )
+
+
+def _within(picture: Picture, folder: str) -> Picture:
+    return replace(picture, files=[f"{folder}/{file}" for file in picture.files])
 
 
 def _write_replay(results: list[PolicyResult], out: Path) -> list[str]:

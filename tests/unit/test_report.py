@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -12,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analyze.report import write_report
+from analyze.report import claim_output, write_report
+from analyze.report_checks import checks, verdict
+from analyze.report_view import analyse
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from collect.schema import TABLES
-from replay.demo import main, write_demo
+from replay.demo import main
 from tests.machine import write_trace
 
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m$x^2$"
@@ -104,18 +108,14 @@ def test_the_same_trace_gives_the_same_report(trace: Path, report: Path, tmp_pat
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_a_report_is_not_written_over_without_force(trace: Path, tmp_path: Path) -> None:
+def test_an_output_in_use_is_refused_without_force_and_never_emptied(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(HostError, match="--force"):
-        write_report(trace, tmp_path)
-    write_report(trace, tmp_path, force=True)
-    assert (tmp_path / "notes.txt").read_text() == "mine", "nothing is ever deleted"
-
-
-def test_a_file_in_the_place_of_the_output(trace: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
+        claim_output(tmp_path, force=False)
+    claim_output(tmp_path, force=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(HostError, match="is a file"):
-        write_report(trace, tmp_path / "out")
+        claim_output(tmp_path / "notes.txt", force=True)
 
 
 def test_a_damaged_trace_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_a_trace_of_hostile_names_is_shown_and_does_nothing(tmp_path: Path) -> N
 
 
 def test_a_kernel_that_does_not_count_splits_is_not_called_wrong(tmp_path: Path) -> None:
-    trace = write_trace(tmp_path / "old", 4, scale=0.03, kernel_style="5.10")
-    page = write_report(trace, tmp_path / "out")
-    assert "does not count splits" in text_of(page)
-    assert numbers(tmp_path / "out")["verification"]["exact"] is True
+    analysis = analyse(write_trace(tmp_path / "old", 4, scale=0.03, kernel_style="5.10"))
+    counters = next(c for c in checks(analysis.verification, analysis.trace.manifest) if "counters" in c.name)
+    assert counters.state == "none" and "does not count splits" in counters.text
+    assert verdict(analysis.verification).name == "exact"
 
 
 # --- the demo page ---------------------------------------------------------------------------------------------------
@@ -146,10 +146,13 @@ def test_a_kernel_that_does_not_count_splits_is_not_called_wrong(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    traces = tmp_path_factory.mktemp("traces")
+    traces, out = tmp_path_factory.mktemp("traces"), tmp_path_factory.mktemp("demo") / "demo"
     write_trace(traces / "a-5.10", 1, scale=0.05, kernel_style="5.10")
     write_trace(traces / "b-6.1", 2, scale=0.05)
-    return write_demo(traces, tmp_path_factory.mktemp("demo") / "demo")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["--traces", str(traces), "-o", str(out)]) == 0
+    assert printed.getvalue() == f"{(out / 'index.html').resolve()}\n", "ends with the path and prints nothing else"
+    return out / "index.html"
 
 
 def test_the_demo_shows_every_trace_with_its_checks_and_every_policy(demo: Path) -> None:
@@ -176,14 +179,11 @@ def test_the_demo_holds_a_report_and_a_replay_of_each_trace(demo: Path) -> None:
         assert results[0]["policy"] == "none"
 
 
-def test_the_demo_ends_by_printing_the_path_and_nothing_else(
+def test_a_demo_is_not_written_over_without_force(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    traces = tmp_path / "traces"
-    write_trace(traces / "only", 6, scale=0.02)
-    assert main(["--traces", str(traces), "-o", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out == f"{(tmp_path / 'out' / 'index.html').resolve()}\n"
-    assert main(["--traces", str(traces), "-o", str(tmp_path / "out")]) == 2
+    write_trace(tmp_path / "traces" / "only", 6, scale=0.02)
+    assert main(["--traces", str(tmp_path / "traces"), "-o", str(demo.parent)]) == 2
     assert "--force" in capsys.readouterr().err
 
 
