@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from tests.vm import cache, initramfs, kernels, machine, shell, userland
+from tests.vm import cache, initramfs, kernels, machine, parcels, shell, userland
 from tests.vm.errors import GuestLost, LabError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -74,6 +74,8 @@ class _Run:
         files = {"command": self._command()}
         if self._job.systemd:
             files["use-systemd"] = b""
+        if not self._job.kernel.shares:
+            files["no-shares"] = b""
         path = self._home / "initrd"
         path.write_bytes(self._job.kernel.initramfs.read_bytes() + initramfs.job(files))
         return path
@@ -110,12 +112,20 @@ class _Run:
             err=port(_copier(sys.stderr.buffer)),
             control=port(self._control),
         )
+        shares: dict[str, tuple[Path, bool]] = {}
+        disks: list[tuple[Path, bool]] = []
+        if self._job.kernel.shares:
+            shares = {"repo": (CHECKOUT, True), "out": (self._job.out, False)}
+        else:
+            results = parcels.empty_results(self._home)
+            disks = [(parcels.pack_checkout(CHECKOUT, self._home), False), (results, True)]
         argv = machine.command(
             self._job.hardware,
             self._job.kernel,
             self._job.userland,
             self._initrd(),
-            {"repo": (CHECKOUT, True), "out": (self._job.out, False)},
+            shares,
+            disks,
             wiring,
         )
         errors = self._home / "qemu.stderr"
@@ -142,6 +152,8 @@ class _Run:
             for thread in threads:
                 thread.join(timeout=5)
         if self._status is not None:
+            if disks:
+                parcels.unpack_results(results, self._job.out)
             return self._status
         said = errors.read_text(errors="replace").strip()
         raise GuestLost("\n".join(filter(None, (reason, said, _tail(console)))))

@@ -67,27 +67,30 @@ def command(
     userland: Userland,
     initrd: Path,
     shares: dict[str, tuple[Path, bool]],
+    more_disks: list[tuple[Path, bool]],
     wiring: Wiring,
-    extra: str = "",
 ) -> list[str]:
-    """The QEMU command of a guest. `shares` maps a 9p tag to a directory and "read-only"."""
+    """The QEMU command of a guest. `shares` maps a 9p tag to a directory and "read-only".
+
+    `more_disks` come third and fourth, each with "what the guest writes stays".
+    """
     # KASLR stays on: a tool that only works without it is of no use. panic=-1 with -no-reboot
     # ends QEMU on a panic. secretmem needs the switch before 6.5.
     cmdline = (
         "console=ttyS0 panic=-1 oops=panic loglevel=4 audit=0 secretmem.enable=1 "
         "systemd.show_status=0 systemd.unit=multi-user.target rdinit=/init "
     )
-    argv = [QEMU, *hardware.flags(), *_bare(kernel, initrd, (cmdline + extra).strip())]
+    argv = [QEMU, *hardware.flags(), *_bare(kernel, initrd, cmdline.strip())]
     argv += ["-chardev", f"file,id=console,path={wiring.console}", "-serial", "chardev:console"]
     argv += ["-device", "virtio-serial-pci"]
     ports = {"out": wiring.out, "err": wiring.err, "control": wiring.control}
     for number, (name, end) in enumerate(ports.items(), start=1):
         argv += ["-chardev", f"file,id={name},path={end},append=on"]
         argv += ["-device", f"virtserialport,chardev={name},name=lab.{name},nr={number}"]
-    for image in (userland.image, kernel.disk):
+    for image, stays in [(userland.image, False), (kernel.disk, False), *more_disks]:
         # snapshot=on: what the guest writes goes to a temporary file, the image stays pristine.
-        drive = f"file={image},format=raw,if=virtio,snapshot=on,cache=unsafe"
-        argv += ["-drive", drive]
+        snapshot = "off" if stays else "on"
+        argv += ["-drive", f"file={image},format=raw,if=virtio,snapshot={snapshot},cache=unsafe"]
     for tag, (path, readonly) in shares.items():
         share = f"local,path={path},mount_tag={tag},security_model=none,multidevs=remap"
         argv += ["-virtfs", share + (",readonly=on" if readonly else "")]

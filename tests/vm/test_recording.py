@@ -30,7 +30,8 @@ pytestmark = [
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trace of the churn load on Debian's 6.1."""
     out = tmp_path_factory.mktemp("lab") / "6.1-churn"
-    command = [sys.executable, "-m", "tests.vm", "record", "--kernel", "6.1", "--load", "churn", "-o", str(out)]
+    load = ["--kernel", "6.1", "--load", "churn", "--load-args", "--scale 0.3"]
+    command = [sys.executable, "-m", "tests.vm", "record", *load, "-o", str(out)]
     done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, f"{' '.join(command)} left with {done.returncode}; what it said stands above"
     return out
