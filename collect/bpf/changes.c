@@ -56,12 +56,11 @@ static __always_inline void emit_array(u64 call_id, u64 pages, u64 n_pages)
 		}
 		record->call_id = call_id;
 		record->chunk = i;
-		// The last chunk may end where mapped memory ends; a mask keeps the size plain to the verifier.
 		at = pages + i * CHUNK * 8;
-		if (bpf_probe_read_kernel(record->page, sizeof(record->page), (void *)at) < 0 &&
-		    (n_pages - i * CHUNK >= CHUNK ||
-		     bpf_probe_read_kernel(record->page, ((n_pages - i * CHUNK) & (CHUNK - 1)) * 8, (void *)at) < 0))
-			lose(LOST_ARRAY);
+		// The last chunk may run past the array into memory that is not mapped: then up to the next 512 bytes,
+		// beyond which no page begins. (The size must not depend on n_pages: the verifier would follow every path.)
+		if (bpf_probe_read_kernel(record->page, sizeof(record->page), (void *)at) < 0)
+			bpf_probe_read_kernel(record->page, -at & (sizeof(record->page) - 1), (void *)at);
 		array_ring.ringbuf_submit(record, 0);
 	}
 	lose(LOST_ARRAY);

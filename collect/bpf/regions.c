@@ -16,18 +16,25 @@ BPF_HASH(secret_pfns, u64, u64, 262144);
 #define MAX_CHUNKS 128
 #define HUGE_SIZE (2ULL << 20)
 
+// An index that the verifier sees bounded: the compiler, which knows it to be, must not drop the mask.
+static __always_inline u32 scope_index(u32 n)
+{
+	asm volatile("" : "+r"(n));
+	return n & (SCOPES - 1);
+}
+
 static __always_inline u8 top_scope(struct task *task)
 {
 	u32 n = task->n_scopes;
 
-	return n && n <= SCOPES ? task->kind[(n - 1) & (SCOPES - 1)] : 0;
+	return n && n <= SCOPES ? task->kind[scope_index(n - 1)] : 0;
 }
 
 static __always_inline u64 top_region(struct task *task)
 {
 	u32 n = task->n_scopes;
 
-	return n && n <= SCOPES ? task->region_id[(n - 1) & (SCOPES - 1)] : 0;
+	return n && n <= SCOPES ? task->region_id[scope_index(n - 1)] : 0;
 }
 
 static __always_inline void enter_scope(u8 kind, u64 region_id, u64 size)
@@ -43,9 +50,9 @@ static __always_inline void enter_scope(u8 kind, u64 region_id, u64 size)
 		lose(LOST_TASK);
 		return;
 	}
-	task->kind[n & (SCOPES - 1)] = kind;
-	task->region_id[n & (SCOPES - 1)] = region_id;
-	task->size[n & (SCOPES - 1)] = size;
+	task->kind[scope_index(n)] = kind;
+	task->region_id[scope_index(n)] = region_id;
+	task->size[scope_index(n)] = size;
 }
 
 // Leaves the innermost scope; its region id, or 0 where the entry was not seen. Gives the scope around it.
@@ -61,12 +68,12 @@ static __always_inline u64 leave_scope(u8 kind, u64 *parent_id, u64 *parent_size
 		return 0;
 	n = task->n_scopes - 1;
 	task->n_scopes = n;
-	if (n < SCOPES && task->kind[n & (SCOPES - 1)] == kind) {
-		id = task->region_id[n & (SCOPES - 1)];
+	if (n < SCOPES && task->kind[scope_index(n)] == kind) {
+		id = task->region_id[scope_index(n)];
 		if (n) {
-			*parent_id = task->region_id[(n - 1) & (SCOPES - 1)];
-			*parent_size = task->size[(n - 1) & (SCOPES - 1)];
-			*parent_kind = task->kind[(n - 1) & (SCOPES - 1)];
+			*parent_id = task->region_id[scope_index(n - 1)];
+			*parent_size = task->size[scope_index(n - 1)];
+			*parent_kind = task->kind[scope_index(n - 1)];
 		}
 	}
 	leave_task(task);
@@ -226,7 +233,7 @@ static __always_inline void block_free_enter(void *ctx, u64 address)
 		struct task *task = this_task();
 
 		if (task && task->n_scopes && task->n_scopes <= SCOPES)
-			task->kind[(task->n_scopes - 1) & (SCOPES - 1)] = SCOPE_FREE_BLOCK;
+			task->kind[scope_index(task->n_scopes - 1)] = SCOPE_FREE_BLOCK;
 	}
 }
 
