@@ -13,21 +13,24 @@ KERNEL ?= 6.1
 LOAD ?= churn
 OUT ?= lab/$(KERNEL)-$(LOAD)
 LAB_KERNELS := 5.10 6.1 7.2
-# MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900, and AGED=1 or LA57=1 as switches.
+# MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900 SCALE=0.3, and AGED=1, LA57=1 or FORCE=1 as switches.
 LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
-	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57)
+	$(if $(SCALE),--load-args '--scale $(SCALE)') \
+	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab lab-setup lab-verify clean
+.PHONY: help venv demo test lint lab lab-setup lab-verify clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
-	@echo; echo "  make lab KERNEL=6.1 LOAD=churn [MEMORY=8G CPUS=2 SEED=1 AGED=1 LA57=1 OUT=DIR]"
+	@echo; echo "  make lab KERNEL=6.1 LOAD=churn [MEMORY=8G CPUS=2 SEED=1 SCALE=0.3 AGED=1 LA57=1 OUT=DIR FORCE=1]"
 
 demo: $(VENV)/.installed ## report and replay of every trace in sample_traces/, as one page
 	@$(BIN)/python -m replay.demo --traces sample_traces -o demo --force
+
+venv: $(VENV)/.installed ## .venv with what directmap runs on
 
 test: lint ## lint, then every test that needs neither root nor a guest
 	$(BIN)/python -m pytest
@@ -45,8 +48,7 @@ lab: ## record LOAD on Debian's KERNEL in a guest, into OUT (variables: below)
 
 lab-verify: $(VENV)/.installed ## record churn on 5.10, 6.1 and 7.2 and verify each recording
 	set -e; for kernel in $(LAB_KERNELS); do \
-		rm -rf lab/verify-$$kernel; \
-		$(PYTHON) -m tests.vm record --kernel $$kernel --load churn $(LAB_OPTIONS) -o lab/verify-$$kernel; \
+		$(PYTHON) -m tests.vm record --kernel $$kernel --load churn $(LAB_OPTIONS) --force -o lab/verify-$$kernel; \
 		$(BIN)/python -m analyze verify lab/verify-$$kernel; \
 	done
 
