@@ -30,6 +30,10 @@ def caveats_of(stream: Stream) -> tuple[list[str], list[str]]:
         caveats.append(
             f"{requests.n_frees_before} frees of memory allocated before the recording: it stays as recorded."
         )
+    if requests.n_in_old_blocks:
+        caveats.append(
+            f"{requests.n_in_old_blocks} areas lie in blocks of the ROX cache from before the recording: they stay there."
+        )
     if requests.n_pages_unknown:
         caveats.append(
             f"The recorder could not tell the frames of {requests.n_pages_unknown} pages: their changes stay as recorded."

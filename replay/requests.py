@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from collect.errors import TraceError
-from collect.schema import NO_PFN, Level, RegionEvent, RegionKind, Tier
+from collect.schema import HUGE_FRAME_PAGES, NO_PFN, Level, RegionEvent, RegionKind, Tier
 from collect.trace import Trace
-from replay.users import USERS, User, users_of_stacks
+from replay.users import TRAMPOLINE, USERS, User, in_stacks, users_of_stacks
 
 __all__ = ["NEVER", "Requests", "read_requests"]
 
@@ -34,7 +34,7 @@ _COLUMNS = [
 
 
 _PER_REQUEST = (
-    "region_id", "kind", "asked_kind", "asked_bytes", "user", "order", "alloc_ns", "free_ns", "begin_ns", "end_ns",
+    "region_id", "kind", "asked_kind", "asked_bytes", "in_jit", "user", "order", "alloc_ns", "free_ns", "begin_ns", "end_ns",
     "alloc_pid", "free_pid", "address",
 )  # fmt: skip
 
@@ -47,6 +47,7 @@ class Requests:
         region_id: the region of the trace.
         kind: `RegionKind` of what took the frames.
         asked_kind, asked_bytes: what it was taken for, where the trace says so (0 otherwise).
+        in_jit: a program's image, not a BPF trampoline, which takes a page of its own.
         user: `User` code.
         order: order of the page allocations that make it up; 9 where the kernel maps it by a 2M entry, else 0.
         alloc_ns, free_ns: when; `NEVER` for what outlives the trace.
@@ -59,6 +60,7 @@ class Requests:
         n_frees_before: frees of what was allocated before the recording; their changes stay where they are.
         n_pages_unknown: pages whose frame the recorder could not tell.
         n_nested: regions left out because a larger one holds the same frames.
+        n_in_old_blocks: areas cut from a ROX block that was there before the recording; they stay where they are.
         has_packs: the recorded kernel has `bpf_prog_pack`.
     """
 
@@ -66,6 +68,7 @@ class Requests:
     kind: UInt8
     asked_kind: UInt8
     asked_bytes: Int64
+    in_jit: npt.NDArray[np.bool_]
     user: UInt8
     order: UInt8
     alloc_ns: Int64
@@ -80,6 +83,7 @@ class Requests:
     n_frees_before: int = 0
     n_pages_unknown: int = 0
     n_nested: int = 0
+    n_in_old_blocks: int = 0
     has_packs: bool = False
 
     def __len__(self) -> int:
@@ -145,19 +149,24 @@ def read_requests(trace: Trace) -> Requests:
     rows = np.flatnonzero(has_frames)
     rows = rows[np.argsort(column["ts_ns"][rows], kind="stable")]
     rows, nested = _outermost(rows, column["ts_ns"].astype(np.int64), free_ns, first, pfn)
+    old = _in_old_block(trace, column, rows, first, pfn)
+    rows = rows[~old]
 
     counts = np.diff(first)[rows]
     request_first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
     source = np.repeat(first[rows], counts) + np.arange(request_first[-1]) - np.repeat(request_first[:-1], counts)
     request_pfn = pfn[source]
-    asked_kind, asked_bytes = _asked(column, rows, is_alloc)
+    asked = _asked_rows(column, rows, is_alloc)
+    asked_kind = np.where(asked >= 0, column["kind"][asked], 0).astype(np.uint8)
+    asked_stack = np.where(asked >= 0, column["stack_id"][asked], 0).astype(np.uint32)
     kind = column["kind"][rows]
     huge = (kind == RegionKind.ROX_BLOCK) | (column["map_level"][rows] >= Level.M2)
     return Requests(
         region_id=column["region_id"][rows],
         kind=kind,
         asked_kind=asked_kind,
-        asked_bytes=asked_bytes,
+        asked_bytes=np.where(asked >= 0, column["n_bytes"][asked], 0).astype(np.int64),
+        in_jit=(asked_kind == RegionKind.BPF_IMAGE) & ~in_stacks(trace, asked_stack, TRAMPOLINE),
         user=_users(trace, column, rows, asked_kind),
         order=np.where(huge, 9, 0).astype(np.uint8),
         alloc_ns=column["ts_ns"][rows].astype(np.int64),
@@ -174,6 +183,7 @@ def read_requests(trace: Trace) -> Requests:
         ),
         n_pages_unknown=int(np.count_nonzero(request_pfn < 0)) + int(column["n_pfns_lost"][rows].sum()),
         n_nested=nested,
+        n_in_old_blocks=int(np.count_nonzero(old)),
         has_packs=_has_packs(trace, column),
     )
 
@@ -225,24 +235,37 @@ def _outermost(rows: Int64, alloc_ns: Int64, free_ns: Int64, first: Int64, pfn: 
     return rows, n_before - len(rows)
 
 
-def _asked(column: dict[str, Any], rows: Int64, is_alloc: npt.NDArray[np.bool_]) -> tuple[UInt8, Int64]:
-    """Kind and bytes of what each request was made for: its parent region, or itself where it is on the asked tier."""
-    kind = np.zeros(len(rows), np.uint8)
-    n_bytes = np.zeros(len(rows), np.int64)
-    itself = column["tier"][rows] == Tier.ASKED
-    kind[itself] = column["kind"][rows][itself]
-    n_bytes[itself] = column["n_bytes"][rows][itself].astype(np.int64)
-    asked = np.flatnonzero(is_alloc)
-    order = np.argsort(column["region_id"][asked], kind="stable")
-    ids = column["region_id"][asked][order]
+def _asked_rows(column: dict[str, Any], rows: Int64, is_alloc: npt.NDArray[np.bool_]) -> Int64:
+    """Row of what each request was made for: its parent region, or itself on the asked tier; -1 where unknown."""
+    asked = np.where(column["tier"][rows] == Tier.ASKED, rows, -1)
+    allocs = np.flatnonzero(is_alloc)
+    order = np.argsort(column["region_id"][allocs], kind="stable")
+    ids = column["region_id"][allocs][order]
     parent = column["parent_id"][rows]
     if len(ids):
         at = np.minimum(np.searchsorted(ids, parent), len(ids) - 1)
-        found = (ids[at] == parent) & (parent != 0) & ~itself
-        row = asked[order[at]]
-        kind[found] = column["kind"][row[found]]
-        n_bytes[found] = column["n_bytes"][row[found]].astype(np.int64)
-    return kind, n_bytes
+        found = (ids[at] == parent) & (parent != 0) & (asked < 0)
+        asked[found] = allocs[order[at[found]]]
+    return asked
+
+
+def _in_old_block(trace: Trace, column: dict[str, Any], rows: Int64, first: Int64, pfn: Int64) -> npt.NDArray[np.bool_]:
+    """Areas cut from a ROX block that was there before the recording: no request to the page allocator made them.
+
+    Told by their frames: one after the other, and in the place within their 2M frame that the address has in its own,
+    as a 2M mapping makes them (pages of vmalloc's own are there by chance once in 512).
+    """
+    if trace.manifest["kernel"].get("config", {}).get("CONFIG_ARCH_HAS_EXECMEM_ROX") != "y":
+        return np.zeros(len(rows), np.bool_)
+    counts = np.diff(first)[rows]
+    owner = np.repeat(np.arange(len(rows)), counts)
+    nth = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    page = pfn[first[rows][owner] + nth]
+    start = pfn[first[rows]]
+    virtual = (column["address"][rows] >> np.uint64(12)).astype(np.int64)
+    apart = np.bincount(owner, page != start[owner] + nth, len(rows)) > 0
+    congruent: npt.NDArray[np.bool_] = (virtual - start) % HUGE_FRAME_PAGES == 0
+    return congruent & ~apart & (column["kind"][rows] == RegionKind.EXECMEM)
 
 
 def _users(trace: Trace, column: dict[str, Any], rows: Int64, asked_kind: UInt8) -> UInt8:

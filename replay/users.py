@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from collect.trace import Trace
 
-__all__ = ["USERS", "User", "users_of_stacks"]
+__all__ = ["TRAMPOLINE", "USERS", "User", "in_stacks", "users_of_stacks"]
 
 
 class User(IntEnum):
@@ -44,19 +45,32 @@ _PREFIXES = (
 """Functions that tell the user; of several in one stack the innermost does (a module's init may load BPF)."""
 
 
+TRAMPOLINE = ("bpf_jit_alloc_exec_page", "bpf_trampoline_", "bpf_dispatcher_", "arch_alloc_bpf_trampoline")
+"""Functions that allocate BPF code which is no program: a page of its own each, to Linux 6.7 or so."""
+
+
 def users_of_stacks(trace: Trace, stack_id: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
     """`User` code of each stack id, of the same shape; OTHER where no frame is known."""
+    return _by_stack(trace, stack_id, lambda frames: int(_user(frames))).astype(np.uint8)
+
+
+def in_stacks(trace: Trace, stack_id: npt.NDArray[np.uint32], prefixes: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Whether each stack has a function that begins with one of `prefixes`."""
+    return _by_stack(trace, stack_id, lambda frames: any(f.startswith(prefixes) for f in frames)).astype(np.bool_)
+
+
+def _by_stack(
+    trace: Trace, stack_id: npt.NDArray[np.uint32], code: Callable[[list[str]], int]
+) -> npt.NDArray[np.int64]:
+    """`code` of each stack, worked out once a distinct stack; 0 for an id that is not there."""
     table = trace.table("stacks")
     ids = table.column("stack_id").to_numpy()
-    code = np.zeros(len(ids) + 1, np.uint8)
-    for row, frames in enumerate(table.column("frames").to_pylist()):  # one turn a distinct stack, not an event
-        code[row] = _user(frames)
+    codes = np.array([code(frames) for frames in table.column("frames").to_pylist()], np.int64)
     if not len(ids):
-        return np.zeros(len(stack_id), np.uint8)
+        return np.zeros(len(stack_id), np.int64)
     order = np.argsort(ids, kind="stable")
     at = np.minimum(np.searchsorted(ids[order], stack_id), len(ids) - 1)
-    found = ids[order[at]] == stack_id
-    return np.where(found, code[order[at]], User.OTHER).astype(np.uint8)
+    return np.where(ids[order[at]] == stack_id, codes[order[at]], 0)
 
 
 def _user(frames: list[str]) -> User:

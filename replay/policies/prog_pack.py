@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from collect.schema import HUGE_FRAME_PAGES, Pte, RegionKind
+from collect.schema import HUGE_FRAME_PAGES, Pte
 from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement, as_recorded
 from replay.policies.base import Outcome, Policy
 from replay.prog_packs import CHUNK_BYTES, PackRun, chunks_of, run_packs
@@ -45,7 +45,7 @@ class ProgPack(Policy):
     }
 
     def place(self, requests: Requests, host: Host) -> Outcome:
-        images = (requests.asked_kind == RegionKind.BPF_IMAGE) & (requests.kind != RegionKind.BPF_PACK)
+        images = requests.in_jit
         if requests.has_packs:
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The recorded kernel already has bpf_prog_pack."]
@@ -80,10 +80,9 @@ class ProgPack(Policy):
             old_pack: an empty pack from before the recording is there and stays.
             n_blocks: 2M frames that the pages of a new pack touch; as few as can be by default.
         """
-        images = (requests.asked_kind == RegionKind.BPF_IMAGE) & (requests.kind != RegionKind.BPF_PACK)
         pages = HUGE_FRAME_PAGES * host.n_nodes
         n_blocks = n_blocks or host.n_nodes
-        event_request, is_free, event_ns = requests.events(images)
+        event_request, is_free, event_ns = requests.events(requests.in_jit)
         chunks = chunks_of(requests.asked_bytes)
         run = run_packs(event_request, is_free, chunks, pages * PAGE_BYTES // CHUNK_BYTES, old_pack=old_pack)
         in_pack = run.pack >= 0

@@ -33,6 +33,7 @@ def requests_of(
         kind=np.array([kind for kind, _, _ in kinds], np.uint8),
         asked_kind=np.array([asked for _, asked, _ in kinds], np.uint8),
         asked_bytes=np.array(n_bytes, np.int64) if n_bytes else zeros,
+        in_jit=np.array([row[0] == BPF for row in rows], np.bool_),
         user=np.array([user for _, _, user in kinds], np.uint8),
         order=np.array([9 if row[0] == ROX else 0 for row in rows], np.uint8),
         alloc_ns=alloc,
