@@ -95,7 +95,7 @@ def test_commands_exist() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_knows_what_the_readme_names() -> None:
     readme = (ROOT / "README.md").read_text()
-    targets = sorted(set(re.findall(r"`?make ([a-z][a-z-]+)", readme)))
+    targets = sorted(set(re.findall(r"(?:^    |`)make ([a-z][a-z-]+)", readme, re.MULTILINE)))
     assert {"demo", "test", "lab"} <= set(targets)
     for target in targets:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
