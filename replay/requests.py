@@ -265,7 +265,8 @@ def _in_old_block(trace: Trace, column: dict[str, Any], rows: Int64, first: Int6
     virtual = (column["address"][rows] >> np.uint64(12)).astype(np.int64)
     apart = np.bincount(owner, page != start[owner] + nth, len(rows)) > 0
     congruent: npt.NDArray[np.bool_] = (virtual - start) % HUGE_FRAME_PAGES == 0
-    return congruent & ~apart & (column["kind"][rows] == RegionKind.EXECMEM)
+    execmem: npt.NDArray[np.bool_] = column["kind"][rows] == RegionKind.EXECMEM
+    return congruent & ~apart & execmem
 
 
 def _users(trace: Trace, column: dict[str, Any], rows: Int64, asked_kind: UInt8) -> UInt8:
