@@ -17,9 +17,11 @@ from markupsafe import Markup
 from analyze.plots_style import CSS
 from collect import __version__
 
-__all__ = ["Check", "Picture", "StackView", "TraceView", "UserRow", "UserView", "plain", "render"]
+__all__ = ["NO_NAME", "Check", "Picture", "StackView", "TraceView", "UserRow", "UserView", "plain", "render"]
 
 State = Literal["good", "bad", "none"]
+
+NO_NAME = "without a name"
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -65,6 +67,11 @@ class UserView:
     rows: Sequence[UserRow] = ()
     more: str = ""
     """What was left out, in words."""
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether its only row has nothing to add but the processes."""
+        return len(self.rows) == 1 and self.rows[0].name == NO_NAME
 
 
 @dataclass(frozen=True)

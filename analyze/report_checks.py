@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analyze.page import Check, plain
+from analyze.report_words import splits as splits_text
 
 __all__ = ["checks", "limits", "verdict"]
 
@@ -71,18 +72,18 @@ def _rules(verification: dict[str, Any]) -> Check:
 def _counters(verification: dict[str, Any]) -> Check:
     splits = verification["splits"]
     name = "The kernel's own counters agree"
-    found = f"{splits['found_2m']:,} × 2M and {splits['found_1g']:,} × 1G in the direct map"
+    found = f"{splits_text(splits['found_2m'], splits['found_1g'])} in the direct map"
     if splits["high_mapping_2m"] or splits["high_mapping_1g"]:
-        found += f", {splits['high_mapping_2m']:,} and {splits['high_mapping_1g']:,} in the kernel's high mapping"
+        found += f", {splits_text(splits['high_mapping_2m'], splits['high_mapping_1g'])} in the kernel's high mapping"
     if splits["decoys_2m"] or splits["decoys_1g"]:
-        found += f" ({splits['decoys_2m']:,} and {splits['decoys_1g']:,} of a kind that the kernel does not count)"
+        found += f" ({splits_text(splits['decoys_2m'], splits['decoys_1g'])} of a kind that the kernel does not count)"
     if splits["agree"] is None:
         return Check(name, "none", f"Found {found}; this kernel does not count splits in /proc/vmstat.")
     slack = f", with {splits['slack']:,} changes while a counter was read" if splits["slack"] else ""
     return Check(
         name if splits["agree"] else "The kernel's own counters do not agree",
         "good" if splits["agree"] else "bad",
-        f"Found {found}; /proc/vmstat counted {splits['counted_2m']:,} and {splits['counted_1g']:,}, both between its first reading and its last{slack}.",
+        f"Found {found}; /proc/vmstat counted {splits_text(splits['counted_2m'], splits['counted_1g'])}, both between its first reading and its last{slack}.",
     )
 
 
@@ -100,7 +101,7 @@ def _outside(verification: dict[str, Any]) -> list[Check]:
     """What loading and unloading our own probes did to the map, before and after the numbers of the report."""
     words = {"before_start": "attaching the probes", "after_end": "taking them off again"}
     parts = [
-        f"{when} split {counts['splits_2m']:,} × 2M and {counts['splits_1g']:,} × 1G"
+        f"{when} split {splits_text(counts['splits_2m'], counts['splits_1g'])}"
         for key, when in words.items()
         if (counts := verification["outside_recording"].get(key)) and (counts["splits_2m"] or counts["splits_1g"])
     ]

@@ -15,21 +15,22 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analyze.attribute import BEFORE, Attribution, attribute
-from analyze.page import Picture, StackView, TraceView, UserRow, UserView, plain
+from analyze.page import NO_NAME, Picture, StackView, TraceView, UserRow, UserView, plain
 from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
 from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
 from analyze.plots_style import USERS, inline_svg
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.report_checks import checks, limits, verdict
+from analyze.report_words import duration, enumeration, memory, number, share
+from analyze.report_words import splits as splits_text
 from analyze.verify import verify
 from collect.schema import HUGE_FRAME_PAGES, LEAF_PAGES, Level
 from collect.trace import Trace, open_trace
 
 __all__ = ["Analysis", "analyse", "figures", "numbers", "view"]
 
-MAX_NAMES = 12
+MAX_NAMES = 8
 MAX_STACKS = 10
-BYTES_PER_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def _users(analysis: Analysis) -> list[UserView]:
     for user, own in attribution.splits.groupby("user", sort=False):
         rows = [
             UserRow(
-                plain(str(name)) or "without a name",
+                plain(str(name)) or NO_NAME,
                 _processes(part["comm"]),
                 *_counts(part),
-                held=_number(held.get((str(user), str(name)), 0)),
+                held=number(held.get((str(user), str(name)), 0)),
             )
             for name, part in own.groupby("name", sort=False)
         ]
@@ -123,10 +124,10 @@ def _users(analysis: Analysis) -> list[UserView]:
         left = rows[MAX_NAMES:]
         more = ""
         if left:
-            more = f"and {len(left)} more, {sum(r.n_2m for r in left)} × 2M and {sum(r.n_1g for r in left)} × 1G between them"
+            more = f"and {len(left)} more: {splits_text(sum(r.n_2m for r in left), sum(r.n_1g for r in left))}"
         total = sum(n for (whose, _), n in held.items() if whose == user)
         key = str(user) if user in USERS else "other"
-        views.append(UserView(key, USERS[key].label, *_counts(own), _number(total), rows[:MAX_NAMES], more))
+        views.append(UserView(key, USERS[key].label, *_counts(own), number(total), rows[:MAX_NAMES], more))
     return sorted(views, key=lambda v: (-v.n_2m, -v.n_1g, v.key))
 
 
@@ -146,10 +147,10 @@ def _users_note(attribution: Attribution) -> str:
     before = sum(n for (user, _), n in held.items() if user == BEFORE)
     note = (
         "A special page is one that is not as its 2M entry was: not present, read-only, executable. "
-        f"At the end {_number(len(frames))} frames are in 4K entries; {_number(free)} of them hold no special page any more and "
+        f"At the end {number(len(frames))} frames are in 4K entries; {number(free)} of them hold no special page any more and "
         "could be one 2M entry again, if the kernel put them together."
     )
-    return note + (f" {_number(before)} special pages are from before the recording." if before else "")
+    return note + (f" {number(before)} special pages are from before the recording." if before else "")
 
 
 def _counts(splits: pd.DataFrame) -> tuple[int, int]:
@@ -163,72 +164,51 @@ def _processes(comms: pd.Series[str]) -> str:
 
 
 def _stacks(analysis: Analysis) -> list[StackView]:
-    splits = analysis.attribution.splits
+    """The ways into the direct map that split most; ways that differ in nothing but offsets are one."""
+    ways: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for _, part in analysis.attribution.splits.groupby(["user", "stack_id"], sort=False):
+        landmarks = _landmarks(_frames(analysis, part))
+        ways.setdefault((str(part["user"].iloc[0]), " ← ".join(landmarks)), []).append(part)
     views = []
-    groups = splits.groupby(["user", "stack_id"], sort=False)
-    for _, part in sorted(groups, key=lambda group: -len(group[1]))[:MAX_STACKS]:
-        stack_id, user = int(part["stack_id"].iloc[0]), str(part["user"].iloc[0])
-        frames = [plain(frame) for frame in analysis.attribution.stack_frames(stack_id)]
+    for (user, how), parts in sorted(ways.items(), key=lambda way: -sum(map(len, way[1])))[:MAX_STACKS]:
         key = user if user in USERS else "other"
-        n_2m, n_1g = _counts(part)
-        how = " ← ".join(_landmarks(frames)) or "no stack was recorded"
-        views.append(StackView(key, f"{_splits(n_2m, n_1g)} by {USERS[key].label}: {how}", frames or ["(none)"]))
+        n_2m, n_1g = _counts(pd.concat(parts))
+        frames = _frames(analysis, max(parts, key=len))
+        summary = f"{splits_text(n_2m, n_1g)} by {USERS[key].label}: {how or 'no stack was recorded'}"
+        views.append(StackView(key, summary, frames or ["(none)"]))
     return views
 
 
-_INNER = re.compile(r"(__)?change_page_attr|bpf_|__bpf|kretprobe|ftrace_regs|trampoline|0x")
+def _frames(analysis: Analysis, splits: pd.DataFrame) -> list[str]:
+    stack_id = int(splits["stack_id"].iloc[0])
+    return [plain(frame) for frame in analysis.attribution.stack_frames(stack_id)]
+
+
+_INNER = re.compile(r"(__)?change_page_attr|bpf_trampoline|bpf_prog_[0-9a-f]{16}|__bpf_prog_e|0x")
+"""What the choke point and the recorder's own probe put into every stack."""
 
 
 def _landmarks(frames: Sequence[str]) -> list[str]:
     """The functions that tell a reader where the change came from: the API, and who called it."""
     symbols = [frame.split("+")[0] for frame in frames]
-    start = next((i + 1 for i, symbol in enumerate(symbols) if symbol.startswith("__change_page_attr_set_clr")), 0)
-    return [symbol for symbol in symbols[start:] if not _INNER.match(symbol)][:4] or symbols[:3]
+    telling = [symbol for symbol in symbols if not _INNER.match(symbol)] or symbols
+    return [symbol for i, symbol in enumerate(telling) if i == 0 or symbol != telling[i - 1]][:4]
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _number(n: float) -> str:
-    return f"{n:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def _splits(n_2m: int, n_1g: int) -> str:
-    parts = ([f"{_number(n_2m)} × 2M"] if n_2m else []) + ([f"{_number(n_1g)} × 1G"] if n_1g else [])
-    return " and ".join(parts) or "nothing"
-
-
-def _memory(pages: float) -> str:
-    size = pages * BYTES_PER_PAGE
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size >= factor:
-            return f"{size / factor:.{1 if size < 100 * factor else 0}f} {unit}"
-    return f"{size / 1024:.0f} KiB"
-
-
-def _list(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1.5:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
-def _what_was_split(users: Sequence[UserView], duration: str) -> str:
+def _what_was_split(users: Sequence[UserView], how_long: str) -> str:
     n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
     if not users:
-        return f"In {duration} nobody split an entry of the direct map."
-    whose = [f"{user.label} {_splits(user.n_2m, user.n_1g)}" for user in users]
+        return f"In {how_long} nobody split an entry of the direct map."
+    whose = [f"{user.label} {splits_text(user.n_2m, user.n_1g)}" for user in users]
     whole = "its" if n_2m else "the kernel's"
-    parts = ([f"{_number(n_2m)} of the kernel's 2M entries"] if n_2m else []) + (
-        [f"{_number(n_1g)} of {whole} 1G entries"] if n_1g else []
+    parts = ([f"{number(n_2m)} of the kernel's 2M entries"] if n_2m else []) + (
+        [f"{number(n_1g)} of {whole} 1G entries"] if n_1g else []
     )
     verb = "was" if n_2m + n_1g == 1 else "were"
-    return f"In {duration}, {_list(parts)} {verb} split: {_list(whose)}."
+    return f"In {how_long}, {enumeration(parts)} {verb} split: {enumeration(whose)}."
 
 
 def _what_is_left(levels: pd.DataFrame) -> str:
@@ -236,38 +216,34 @@ def _what_is_left(levels: pd.DataFrame) -> str:
     total = max(1, int(last["k4"] + last["m2"] * LEAF_PAGES[Level.M2] + last["g1"] * LEAF_PAGES[Level.G1]))
     k4_first, k4_last, g1_first, g1_last = (int(row[column]) for column in ("k4", "g1") for row in (first, last))
     if g1_first == g1_last:
-        large = f"and all 1G entries ({_number(g1_last)}) stayed whole" if g1_last else "and there were no 1G entries"
+        large = f"and all 1G entries ({number(g1_last)}) stayed whole" if g1_last else "and there were no 1G entries"
     else:
-        large = f"and 1G entries went from {_number(g1_first)} to {_number(g1_last)}"
+        large = f"and 1G entries went from {number(g1_first)} to {number(g1_last)}"
     if k4_first == k4_last:
-        small = f"4K entries mapped {_memory(k4_last)} ({_share(k4_last, total)}) of this machine's {_memory(total)} throughout"
+        small = f"4K entries mapped {memory(k4_last)} ({share(k4_last, total)}) of this machine's {memory(total)} throughout"
     else:
         small = (
-            f"4K entries mapped {_memory(k4_first)} ({_share(k4_first, total)}) of this machine's {_memory(total)} at the "
-            f"start and {_memory(k4_last)} ({_share(k4_last, total)}) at the end"
+            f"4K entries mapped {memory(k4_first)} ({share(k4_first, total)}) of this machine's {memory(total)} at the "
+            f"start and {memory(k4_last)} ({share(k4_last, total)}) at the end"
         )
     return f"{small}, {large}."
 
 
-def _share(part: int, total: int) -> str:
-    return f"{100 * part / total:.1f}\N{NARROW NO-BREAK SPACE}%"
-
-
 def _provenance(trace: Trace) -> list[tuple[str, str]]:
     manifest = trace.manifest
-    kernel, cpu, memory = manifest["kernel"], manifest["cpu"], manifest["memory"]
-    pages = sum(end - first for first, end in memory["ranges"])
+    kernel, cpu, ram = manifest["kernel"], manifest["cpu"], manifest["memory"]
+    pages = sum(end - first for first, end in ram["ranges"])
     emulated = ", emulated: times mean nothing" if cpu.get("emulated") else ""
     return [
         ("kernel", plain(f"{kernel.get('release')} {kernel.get('version')}", 300)),
         ("booted with", plain(str(kernel.get("cmdline", "")), 400)),
         ("machine", plain(f"{cpu.get('n_online')} × {cpu.get('model')}{emulated}")),
-        ("memory", f"{_memory(pages)} in {len(memory['ranges'])} ranges, {memory['paging_levels']}-level page tables"),
-        ("recorded", plain(f"{manifest['created']}, for {_duration((manifest['ts_end_ns'] - manifest['ts_start_ns']) / 1e9)}")),
+        ("memory", f"{memory(pages)} in {len(ram['ranges'])} ranges, {ram['paging_levels']}-level page tables"),
+        ("recorded", plain(f"{manifest['created']}, for {duration((manifest['ts_end_ns'] - manifest['ts_start_ns']) / 1e9)}")),
         ("command", plain(" ".join(map(str, manifest["command"])), 400)),
         ("recorder", plain(f"directmap {manifest['tool_version']}, trace format {manifest['format_version']}")),
         ("probes", plain(", ".join(map(str, manifest["probes"].get("attached", []))), 600) or "none"),
-        ("rows", ", ".join(f"{name} {_number(trace.n_rows(name))}" for name in ("changes", "regions", "pages", "snapshots"))),
+        ("rows", ", ".join(f"{name} {number(trace.n_rows(name))}" for name in ("changes", "regions", "pages", "snapshots"))),
     ]  # fmt: skip
 
 
@@ -284,15 +260,15 @@ def view(
     files = files or {}
     manifest = analysis.trace.manifest
     users = _users(analysis)
-    happened = _what_was_split(users, _duration(analysis.duration_s))
+    happened = _what_was_split(users, duration(analysis.duration_s))
     emulated = " · emulated CPUs" if manifest["cpu"].get("emulated") else ""
-    memory = sum(end - first for first, end in manifest["memory"]["ranges"])
+    n_pages = sum(end - first for first, end in manifest["memory"]["ranges"])
     return TraceView(
         slug=slug,
         title=plain(analysis.trace.path.resolve().name),
         subtitle=plain(
-            f"Linux {manifest['kernel'].get('release')} · {_memory(memory)} of memory · recorded "
-            f"{str(manifest['created'])[:10]} for {_duration(analysis.duration_s)}{emulated}"
+            f"Linux {manifest['kernel'].get('release')} · {memory(n_pages)} of memory · recorded "
+            f"{str(manifest['created'])[:10]} for {duration(analysis.duration_s)}{emulated}"
         ),
         happened=happened,
         left=_what_is_left(analysis.rebuilt.levels),
