@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import platform
 import re
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +25,8 @@ from collect.schema import SCOPE_SPLIT, Cpa, PageEvent, RegionEvent, RegionKind,
 
 __all__ = ["Program", "import_bcc"]
 
+SETTLE_SECONDS = 0.05
+PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
 BPF_SOURCES = Path(__file__).parent / "bpf"
 SYSTEM_PACKAGES = (
     "/usr/lib/python3/dist-packages",
@@ -104,16 +108,41 @@ class Program:
             raise HostError(f"the BPF programs do not load here: {error}; see the compiler's messages above") from None
         self.rings = {name: Ring(self._bpf[name].map_fd, n_pages, dtype) for name, (dtype, n_pages) in RINGS.items()}
         self._losses = self._bpf["losses"]
+        # Attached by hand: bcc takes one program a tracepoint. The kernel calls them in order of attachment.
+        self._links = [
+            self._attach_raw(bcc, f"{role}_{name}", name)
+            for name in PAGE_TRACEPOINTS
+            for role in ("first", "spare")
+            if pages
+        ]
+        self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"]
 
     def arm(self) -> None:
-        """Let the programs record; until now they were attached and silent."""
+        """Let the programs record; until now they were attached and silent.
+
+        A call that was inside a probed function just then shows a return without an entry; it belongs to the time
+        before the recording, so losses are counted from a moment after.
+        """
         self._bpf["armed"][ctypes.c_int(0)] = ctypes.c_uint32(1)
+        time.sleep(SETTLE_SECONDS)
+        self._before = self._lost_until_now()
 
     def losses(self) -> dict[str, int]:
-        """Events lost so far, by class."""
+        """Events lost since `arm`, by class."""
+        lost = {name: n - self._before[name] for name, n in self._lost_until_now().items()}
+        # What the spares took in was not lost; the remainder cannot be less than nothing.
+        rescued = lost.pop("rescued")
+        lost["pages_programs_not_run"] = max(0, lost["pages_programs_not_run"] - rescued)
+        return lost
+
+    def _lost_until_now(self) -> dict[str, int]:
         lost = {name: sum(self._losses[ctypes.c_int(i)]) for i, name in enumerate(LOSSES)}
-        lost["programs_not_run"] = sum(recursion_misses(f.fd) or 0 for f in self._bpf.funcs.values())
+        lost |= {f"{group}_programs_not_run": 0 for group in ("changes", "regions", "pages")}
+        for name, function in self._bpf.funcs.items():
+            if not name.startswith(b"spare_"):
+                lost[f"{_group(name.decode())}_programs_not_run"] += recursion_misses(function.fd) or 0
+        lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
         return lost
 
     def running_calls(self) -> set[int]:
@@ -126,7 +155,16 @@ class Program:
 
     def detach(self) -> None:
         """Detach and unload everything."""
+        for link in self._links:
+            os.close(link)
         self._bpf.cleanup()
+
+    def _attach_raw(self, bcc: ModuleType, program: str, tracepoint: str) -> int:
+        function = self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT)
+        link: int = bcc.lib.bpf_attach_raw_tracepoint(function.fd, tracepoint.encode())
+        if link < 0:
+            raise HostError(f"raw tracepoint {tracepoint}: cannot be attached; record with --pages none")
+        return link
 
 
 def source(features: Features, *, pages: bool) -> str:
@@ -208,6 +246,13 @@ def _fentry(features: Features, function: str, body: str) -> str:
 
 def _fexit(features: Features, function: str, body: str) -> str:
     return _stub("KRETFUNC_PROBE", features, function, body, returns=True)
+
+
+def _group(program: str) -> str:
+    """Which events a program records, by its name."""
+    if CHOKE_POINT in program:
+        return "changes"
+    return "pages" if "mm_page_" in program else "regions"
 
 
 def recursion_misses(fd: int) -> int | None:

@@ -128,7 +128,6 @@ class Recorder:
         self._seen_changes: list[Any] | None = None
         self._n_snapshots = 0
         self._summary = Summary()
-        self._lost_at_start: dict[str, int] = {}
         self._unstable = 0
 
     def run(self, command: Sequence[str] | None, duration: float | None) -> Summary:
@@ -153,9 +152,6 @@ class Recorder:
         try:
             self._symbols.reread()  # our own programs have names now, and can be left out of the stacks
             self._program.arm()
-            time.sleep(IDLE_SECONDS)
-            # A call that was running when the programs were armed shows a return without an entry: before our time.
-            self._lost_at_start = self._program.losses()
             begin = time.monotonic()
             self._count()
             self._save(self._still(), Moment.START)
@@ -226,9 +222,7 @@ class Recorder:
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 
     def _losses(self) -> dict[str, int]:
-        now = self._program.losses()
-        lost = {name: n - self._lost_at_start.get(name, 0) for name, n in now.items()}
-        return lost | {"snapshot_frames_unstable": self._unstable}
+        return self._program.losses() | {"snapshot_frames_unstable": self._unstable}
 
     def _still(self) -> Snapshot:
         self._seen_changes = []
