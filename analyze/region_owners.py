@@ -27,6 +27,9 @@ _USER_OF_KIND = {
     RegionKind.SECRET_PAGE: User.SECRETMEM,
 }
 
+_SHARED = {RegionKind.BPF_PACK: "bpf_prog_pack", RegionKind.ROX_BLOCK: "execmem ROX cache"}
+"""What many programs or modules share has no name of theirs; it goes by its own."""
+
 
 class RegionOwners:
     """Regions of a trace by the pages behind them.
@@ -111,6 +114,8 @@ class RegionOwners:
 
     def _names(self, parent: npt.NDArray[np.int64], names: dict[int, str]) -> npt.NDArray[np.object_]:
         own = np.array([names.get(name, "") if name else "" for name in self._columns["name_id"].tolist()], object)
+        for kind, shared in _SHARED.items():
+            own[(self._columns["kind"] == kind) & (own == "")] = shared
         name, at = own.copy(), parent
         for _ in range(_MAX_NESTING):
             there = at != NO_REGION
