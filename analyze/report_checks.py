@@ -7,7 +7,7 @@ from typing import Any
 from analyze.page import Check, plain
 from analyze.report_words import splits as splits_text
 
-__all__ = ["checks", "limits", "verdict"]
+__all__ = ["checks", "limits", "missing_probes", "verdict"]
 
 
 def verdict(verification: dict[str, Any]) -> Check:
@@ -91,7 +91,7 @@ def _losses(verification: dict[str, Any], manifest: dict[str, Any]) -> Check:
     lost, unfinished = verification["lost_events"], verification["unfinished_calls"]
     if not lost and not unfinished:
         return Check("Nothing was lost", "good", f"All {len(manifest['losses'])} counters of lost events stand at 0.")
-    classes = [f"{plain(str(name), 40)} {n:,}" for name, n in verification["losses"].items()]
+    classes = [f"{plain(str(name).replace('_', ' '), 40)} {n:,}" for name, n in verification["losses"].items()]
     if unfinished:
         classes.append(f"calls whose return was not seen {unfinished:,}")
     return Check("Events were lost", "bad", f"{', '.join(classes)}.")
@@ -110,16 +110,19 @@ def _outside(verification: dict[str, Any]) -> list[Check]:
     return [Check("What the recorder did itself", "none", f"Not counted in this report: {' and '.join(parts)}.")]
 
 
+def missing_probes(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the recorder could not attach to: name, why, and what that costs."""
+    return [probe for probe in manifest["probes"].get("missing", []) if isinstance(probe, dict)]
+
+
 def _probes(manifest: dict[str, Any]) -> list[Check]:
-    missing = manifest["probes"].get("missing", [])
     return [
         Check(
             f"Without {plain(str(probe.get('name')), 60)}",
             "none",
             plain(f"{probe.get('why', '')}; {probe.get('costs', '')}", 300),
         )
-        for probe in missing
-        if isinstance(probe, dict)
+        for probe in missing_probes(manifest)
     ]
 
 

@@ -20,7 +20,7 @@ from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
 from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
 from analyze.plots_style import USERS, inline_svg
 from analyze.reconstruct import Rebuild, rebuild
-from analyze.report_checks import checks, limits, verdict
+from analyze.report_checks import checks, limits, missing_probes, verdict
 from analyze.report_words import duration, enumeration, memory, number, share
 from analyze.report_words import splits as splits_text
 from analyze.verify import verify
@@ -265,7 +265,7 @@ def view(
     n_pages = sum(end - first for first, end in manifest["memory"]["ranges"])
     return TraceView(
         slug=slug,
-        title=plain(analysis.trace.path.resolve().name),
+        title=plain(analysis.trace.path.absolute().name),
         subtitle=plain(
             f"Linux {manifest['kernel'].get('release')} · {memory(n_pages)} of memory · recorded "
             f"{str(manifest['created'])[:10]} for {duration(analysis.duration_s)}{emulated}"
@@ -314,8 +314,11 @@ def numbers(analysis: Analysis, seen: TraceView) -> dict[str, Any]:
             for user in seen.users
         ],
         "losses": manifest["losses"],
-        "probes": manifest["probes"],
-        "kernel": {key: manifest["kernel"].get(key) for key in ("release", "version", "cmdline")},
+        "probes": {
+            "attached": [plain(str(name)) for name in manifest["probes"].get("attached", [])],
+            "missing": [plain(str(probe.get("name"))) for probe in missing_probes(manifest)],
+        },
+        "kernel": {key: plain(str(manifest["kernel"].get(key)), 600) for key in ("release", "version", "cmdline")},
         "created": manifest["created"],
         "duration_s": analysis.duration_s,
         "tool_version": manifest["tool_version"],
