@@ -7,7 +7,7 @@ from typing import Any
 from analyze.page import Check, plain
 from analyze.report_words import splits as splits_text
 
-__all__ = ["checks", "limits", "missing_probes", "verdict"]
+__all__ = ["attached_probes", "checks", "limits", "missing_probes", "verdict"]
 
 
 def verdict(verification: dict[str, Any]) -> Check:
@@ -110,9 +110,16 @@ def _outside(verification: dict[str, Any]) -> list[Check]:
     return [Check("What the recorder did itself", "none", f"Not counted in this report: {' and '.join(parts)}.")]
 
 
+def attached_probes(manifest: dict[str, Any]) -> list[str]:
+    """Names of what the recorder attached to."""
+    found = manifest["probes"].get("attached")
+    return [plain(str(name)) for name in found] if isinstance(found, list) else []
+
+
 def missing_probes(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """What the recorder could not attach to: name, why, and what that costs."""
-    return [probe for probe in manifest["probes"].get("missing", []) if isinstance(probe, dict)]
+    found = manifest["probes"].get("missing")
+    return [probe for probe in found if isinstance(probe, dict)] if isinstance(found, list) else []
 
 
 def _probes(manifest: dict[str, Any]) -> list[Check]:

@@ -20,7 +20,7 @@ from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
 from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
 from analyze.plots_style import USERS, inline_svg
 from analyze.reconstruct import Rebuild, rebuild
-from analyze.report_checks import checks, limits, missing_probes, verdict
+from analyze.report_checks import attached_probes, checks, limits, missing_probes, verdict
 from analyze.report_words import duration, enumeration, memory, number, share
 from analyze.report_words import splits as splits_text
 from analyze.verify import verify
@@ -242,7 +242,7 @@ def _provenance(trace: Trace) -> list[tuple[str, str]]:
         ("recorded", plain(f"{manifest['created']}, for {duration((manifest['ts_end_ns'] - manifest['ts_start_ns']) / 1e9)}")),
         ("command", plain(" ".join(map(str, manifest["command"])), 400)),
         ("recorder", plain(f"directmap {manifest['tool_version']}, trace format {manifest['format_version']}")),
-        ("probes", plain(", ".join(map(str, manifest["probes"].get("attached", []))), 600) or "none"),
+        ("probes", plain(", ".join(attached_probes(manifest)), 900) or "none"),
         ("rows", ", ".join(f"{name} {number(trace.n_rows(name))}" for name in ("changes", "regions", "pages", "snapshots"))),
     ]  # fmt: skip
 
@@ -315,7 +315,7 @@ def numbers(analysis: Analysis, seen: TraceView) -> dict[str, Any]:
         ],
         "losses": manifest["losses"],
         "probes": {
-            "attached": [plain(str(name)) for name in manifest["probes"].get("attached", [])],
+            "attached": attached_probes(manifest),
             "missing": [plain(str(probe.get("name"))) for probe in missing_probes(manifest)],
         },
         "kernel": {key: plain(str(manifest["kernel"].get(key)), 600) for key in ("release", "version", "cmdline")},

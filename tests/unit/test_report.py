@@ -70,6 +70,7 @@ def set_strings(trace: Path, text: str) -> None:
     content["kernel"] |= {"release": text, "cmdline": float("nan")}
     content["cpu"]["model"] = "\ud800"
     content["probes"]["missing"] = [{"name": text, "why": text, "costs": text}, 3]
+    content["probes"]["attached"] = 5
     (trace / MANIFEST).write_text(json.dumps(content))
 
 
