@@ -68,9 +68,10 @@ def load_changes(trace: Trace) -> Changes:
     _check_codes(columns, where)
     _check_times(columns, where)
     ids = columns["call_id"]
-    if len(np.unique(ids)) < len(ids):
-        values, counts = np.unique(ids, return_counts=True)
-        raise TraceError(f"{where}: call_id {values[counts > 1][0]} comes twice; copy the trace anew")
+    ordered = np.sort(ids)
+    twice = _first_true(ordered[1:] == ordered[:-1])
+    if twice is not None:
+        raise TraceError(f"{where}: call_id {ordered[twice]} comes twice; copy the trace anew")
     for name in ("ts_ns", "duration_ns"):
         columns[name] = columns[name].astype(np.int64)
 

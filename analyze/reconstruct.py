@@ -43,7 +43,6 @@ class Prediction:
     level_last: npt.NDArray[np.uint8]
     attrs_last: npt.NDArray[np.uint64]
     n_changed: npt.NDArray[np.int64]  # entries that got another value
-    leaves: npt.NDArray[np.int64]  # [row, Level]: leaf entries of the whole map after it
 
 
 @dataclass
@@ -90,6 +89,7 @@ def rebuild(trace: Trace) -> Rebuild:
     window = Window(start.read_from, hi)
     log = new_log(_log_capacity(final, changes))
     prediction = _empty_prediction(len(changes))
+    altered, leaves = np.empty(len(changes), np.int64), np.empty((len(changes), 4), np.int64)
     status = _apply_all(
         final.entries,
         log,
@@ -118,10 +118,11 @@ def rebuild(trace: Trace) -> Rebuild:
         prediction.level_last,
         prediction.attrs_last,
         prediction.n_changed,
-        prediction.leaves,
+        altered,
+        leaves,
     )
-    raise_failure(status)
-    levels = _levels(start, changes, prediction)
+    raise_failure(min(status, 0))
+    levels = _levels(start, changes, altered[:status], leaves[:status])
     return Rebuild(trace, changes, start, end, table, final, window, _splits(log), levels, prediction)
 
 
@@ -140,9 +141,7 @@ def _empty_prediction(n: int) -> Prediction:
     def attrs() -> npt.NDArray[np.uint64]:
         return np.zeros(n, np.uint64)
 
-    return Prediction(
-        level(), attrs(), level(), attrs(), level(), attrs(), np.zeros(n, np.int64), np.zeros((n, 4), np.int64)
-    )
+    return Prediction(level(), attrs(), level(), attrs(), level(), attrs(), np.zeros(n, np.int64))
 
 
 def _splits(log: SplitLog) -> pd.DataFrame:
@@ -151,12 +150,11 @@ def _splits(log: SplitLog) -> pd.DataFrame:
     return pd.DataFrame({name: getattr(log, name)[:n].copy() for name in names})
 
 
-def _levels(start: Snapshot, changes: Changes, prediction: Prediction) -> pd.DataFrame:
-    counts = start.map.entries.counts[0]
-    leaves = np.concatenate((counts[None, :], prediction.leaves[changes.order]))
-    ts = np.concatenate(([start.ts_first], changes.exit_ns[changes.order]))
-    altered = np.concatenate(([True], (leaves[1:] != leaves[:-1]).any(axis=1)))
-    leaves, ts = leaves[altered], np.maximum(ts[altered], start.ts_first)
+def _levels(
+    start: Snapshot, changes: Changes, rows: npt.NDArray[np.int64], leaves: npt.NDArray[np.int64]
+) -> pd.DataFrame:
+    leaves = np.concatenate((start.map.entries.counts[:1], leaves))
+    ts = np.concatenate(([start.ts_first], np.maximum(changes.exit_ns[rows], start.ts_first)))
     return pd.DataFrame({"ts_ns": ts, "k4": leaves[:, K4], "m2": leaves[:, M2], "g1": leaves[:, G1]})
 
 
@@ -195,9 +193,16 @@ def _apply_all(
     level_last: npt.NDArray[np.uint8],
     attrs_last: npt.NDArray[np.uint64],
     n_changed: npt.NDArray[np.int64],
+    altered: npt.NDArray[np.int64],
     leaves: npt.NDArray[np.int64],
 ) -> int:
-    """All direct-map changes in order of effect, and what the rules say before and after each. 0, or a failure."""
+    """All direct-map changes in order of effect, and what the rules say before and after each.
+
+    Returns how many rows altered the numbers of leaf entries (they stand in `altered`, the numbers in `leaves`), or a
+    failure (< 0).
+    """
+    n_altered = 0
+    last_4k, last_2m, last_1g = m.counts[0, K4], m.counts[0, M2], m.counts[0, G1]
     for row in order:
         if direct[row] and n_pages[row] > 0:
             first = first_pfn[row]
@@ -238,5 +243,9 @@ def _apply_all(
                 if _inside(window, last, entry, leave):
                     level, code = entry_at(m, last)
                     level_last[row], attrs_last[row] = level, m.attrs[code]
-        leaves[row] = m.counts[0]
-    return 0
+        if m.counts[0, K4] != last_4k or m.counts[0, M2] != last_2m or m.counts[0, G1] != last_1g:
+            last_4k, last_2m, last_1g = m.counts[0, K4], m.counts[0, M2], m.counts[0, G1]
+            altered[n_altered] = row
+            leaves[n_altered] = m.counts[0]
+            n_altered += 1
+    return n_altered
