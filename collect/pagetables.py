@@ -21,6 +21,8 @@ __all__ = ["Leaves", "Walker", "normalise", "runs"]
 U64 = npt.NDArray[np.uint64]
 PRESENT, LARGE = 1, 0x80
 PFN_BITS = 0x000F_FFFF_FFFF_F000
+# Address bits of a leaf entry by level; below them a large entry holds its PAT bit and zeros that are never inverted.
+ADDRESS_BITS = np.array([PFN_BITS, PFN_BITS, PFN_BITS & ~((1 << 21) - 1), PFN_BITS & ~((1 << 30) - 1)], np.uint64)
 GIG_PAGES = LEAF_PAGES[Level.G1]
 
 
@@ -92,7 +94,10 @@ class Walker:
         return _join(parts)
 
     def _table(self, entry: int) -> U64:
-        table = self._kcore.table(self._kcore.page_offset + (entry & self._mask))
+        return self._table_at(self._kcore.page_offset + (entry & self._mask))
+
+    def _table_at(self, address: int) -> U64:
+        table = self._kcore.table(address)
         # read_kcore fills with zeros what it could not copy; no table of ours is ever empty
         if not table.any():
             raise HostError("/proc/kcore gave an empty page table (offline or poisoned memory?); try again")
@@ -124,7 +129,9 @@ class Walker:
         at = np.flatnonzero(leaf)
         parts = [self._under(pmds[at], at * 512, Level.M2, first_pfn)]
         for i in np.flatnonzero(table).tolist():
-            ptes = self._kcore.table(self._kcore.page_offset + (int(pmds[i]) & self._mask))
+            # Only in the direct map is no table ever empty: modules may lie in the kernel image's range, and go.
+            read = self._kcore.table if first_pfn is None else self._table_at
+            ptes = read(self._kcore.page_offset + (int(pmds[i]) & self._mask))
             used = np.flatnonzero(ptes)
             parts.append(self._under(ptes[used], i * 512 + used, Level.K4, first_pfn))
         return parts
@@ -139,9 +146,8 @@ class Walker:
 
 def frames_of(entries: U64, level: int | npt.NDArray[np.uint8], physical_mask: int) -> U64:
     """Page frame numbers that leaf entries name; those of non-present entries are stored inverted."""
-    bits = np.where(np.asarray(level) > Level.K4, np.uint64(PFN_BITS & ~0x1FFF), np.uint64(PFN_BITS))
     seen = np.where(entries & np.uint64(PRESENT) == 0, ~entries, entries)
-    return (seen & bits & np.uint64(physical_mask)) >> np.uint64(12)
+    return (seen & ADDRESS_BITS[level] & np.uint64(physical_mask)) >> np.uint64(12)
 
 
 def _is_leaf(entry: int) -> bool:

@@ -118,42 +118,63 @@ def _units_touched(changes: Touched, leaves: Leaves, units: U64 | None, window: 
         frames = np.arange(int(first_frame[i]), int(last_frame[i]) + 1, dtype=np.uint64)
         in_gig = np.isin(frames >> np.uint64(9), gig_leaves)
         frames = np.where(in_gig, frames & ~np.uint64(GIG_FRAMES - 1), frames)
-        if units is None:
-            if changes.exit_ns[i] >= window[0, 0] and changes.entry_ns[i] <= window[0, 1]:
-                found.append(frames)
-            continue
-        read = np.isin(units, frames) | np.isin(units, frames & ~np.uint64(GIG_FRAMES - 1))
         overlap = (changes.exit_ns[i] >= window[:, 0]) & (changes.entry_ns[i] <= window[:, 1])
-        found.append(units[read & overlap])
+        if units is None:
+            if overlap[0]:
+                found.append(frames)
+        else:
+            found.append(units[np.isin(units, frames) & overlap])
     return np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
+
+
+class _Piece(NamedTuple):
+    """What one reading gave: a frame's leaves, or those of a whole 1 GiB range; when; and the frames it stands for."""
+
+    leaves: Leaves
+    begin_ns: int
+    end_ns: int
+    frames: U64
 
 
 def _read_again(
     walker: Walker, units: U64, leaves: Leaves, begin: U64, end: U64
 ) -> tuple[Leaves, U64, U64, npt.NDArray[np.uint64], U64]:
-    gig_leaves = leaves.pfn[leaves.level == Level.G1] >> np.uint64(18)
-    windows, parts, part_begin, part_end = [], [], [], []
-    keep = np.ones(len(leaves.pfn), np.bool_)
-    frame_of_leaf, gig_of_leaf = leaves.pfn >> np.uint64(9), leaves.pfn >> np.uint64(18)
-    for unit in units:
-        gig = unit >> np.uint64(9)
-        whole_gig = gig in gig_leaves
+    """The snapshot with some units read again; the windows of these readings and the frames that each covers.
+
+    A 1 GiB range that was read as a whole counts as all its 512 frames: a change of any of them meanwhile matters,
+    even if the range came out as smaller leaves.
+    """
+    gig_leaves = set((leaves.pfn[leaves.level == Level.G1] >> np.uint64(18)).tolist())
+    pieces: dict[int, list[_Piece]] = {}
+    whole: set[int] = set()
+    for unit in units.tolist():
+        gig = unit >> 9
+        if gig in whole:
+            continue
         b = time.monotonic_ns()
-        read = walker.gigs(np.array([gig], np.uint64)) if whole_gig else walker.frame(int(unit))
+        read = walker.gigs(np.array([gig], np.uint64)) if gig in gig_leaves else walker.frame(unit)
         e = time.monotonic_ns()
-        whole_gig = whole_gig or bool(np.any(read.level == Level.G1))
-        keep &= (gig_of_leaf != gig) if whole_gig else (frame_of_leaf != unit)
-        windows.append((b, e))
-        parts.append(read)
-        part_begin.append(_full(b, read))
-        part_end.append(_full(e, read))
-    columns = [
-        np.concatenate([old[keep], *new])
-        for old, new in zip((*leaves, begin, end), (*zip(*parts, strict=True), part_begin, part_end), strict=True)
-    ]
-    order = np.argsort(columns[0], kind="stable")
-    pfn, level, attrs, begin, end = (column[order] for column in columns)
-    return Leaves(pfn, level, attrs), begin, end, np.array(windows, np.uint64), units
+        if gig in gig_leaves or np.any(read.level == Level.G1):
+            whole.add(gig)
+            frames = np.arange(gig * GIG_FRAMES, (gig + 1) * GIG_FRAMES, dtype=np.uint64)
+            pieces[gig] = [_Piece(read, b, e, frames)]
+        else:
+            pieces.setdefault(gig, []).append(_Piece(read, b, e, np.array([unit], np.uint64)))
+    new = [piece for of_gig in pieces.values() for piece in of_gig]
+    covered = np.concatenate([piece.frames for piece in new])
+    windows = np.concatenate([np.tile(np.array([p.begin_ns, p.end_ns], np.uint64), (len(p.frames), 1)) for p in new])
+    # A 1G leaf is gone as a whole: whatever touched it had its whole range read again.
+    keep = ~np.isin(leaves.pfn >> np.uint64(9), covered)
+    pfn = np.concatenate([leaves.pfn[keep], *(piece.leaves.pfn for piece in new)])
+    order = np.argsort(pfn, kind="stable")
+    joined = Leaves(
+        pfn[order],
+        np.concatenate([leaves.level[keep], *(piece.leaves.level for piece in new)])[order],
+        np.concatenate([leaves.attrs[keep], *(piece.leaves.attrs for piece in new)])[order],
+    )
+    begins = np.concatenate([begin[keep], *(_full(piece.begin_ns, piece.leaves) for piece in new)])[order]
+    ends = np.concatenate([end[keep], *(_full(piece.end_ns, piece.leaves) for piece in new)])[order]
+    return joined, begins, ends, windows, covered
 
 
 def _full(value: int, leaves: Leaves) -> U64:
