@@ -48,7 +48,7 @@ _BY_SOURCE: dict[tuple[User, str], str] = {
     (User.BPF, "kernel/bpf/syscall.c"): (
         "__sys_bpf __do_sys_bpf __x64_sys_bpf __se_sys_bpf bpf_prog_load bpf_prog_put_deferred __bpf_prog_put "
         "__bpf_prog_put_noref __bpf_prog_put_rcu bpf_prog_release bpf_map_free_deferred bpf_link_free "
-        "bpf_link_put_deferred bpf_link_release bpf_tracing_prog_attach bpf_raw_tp_link_attach"
+        "bpf_link_put_deferred bpf_link_release bpf_tracing_prog_attach bpf_raw_tp_link_attach bpf_check"
     ),
     # kernel/bpf/trampoline.c, dispatcher.c, bpf_struct_ops.c
     (User.BPF, "kernel/bpf/trampoline.c"): (
@@ -76,6 +76,7 @@ _BY_SOURCE: dict[tuple[User, str], str] = {
     (User.KPROBE, "kernel/kprobes.c"): (
         "alloc_insn_page free_insn_page __get_insn_slot __free_insn_slot collect_garbage_slots collect_one_slot "
         "kprobe_optimizer do_free_cleaned_kprobes arch_prepare_kprobe arch_prepare_optimized_kprobe arch_remove_kprobe "
+        "kprobe_optimizer_thread arch_remove_optimized_kprobe create_local_trace_kprobe destroy_local_trace_kprobe "
         "register_kprobe register_kprobes register_kretprobe register_kretprobes __register_kprobe unregister_kprobe "
         "unregister_kprobes unregister_kretprobe unregister_kretprobes arm_kprobe disarm_kprobe enable_kprobe "
         "disable_kprobe __unregister_kprobe_top __unregister_kprobe_bottom"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analyze.reconstruct import NOT_PREDICTED, rebuild
 from analyze.verify import verify
 from collect.schema import Moment, Space
 from collect.trace import open_trace
@@ -124,3 +125,49 @@ def test_present_bits_inside_kfence_s_pool_are_not_compared_but_counted(source: 
 def test_splits_outside_the_recording_are_shown_apart(source: Path) -> None:
     around = verify(open_trace(source)).to_json()["outside_recording"]
     assert set(around) == {"before_start", "after_end"}
+
+
+def first_split_row(source: Path) -> int:
+    """A direct-map change of secret memory that split a 2M frame, in the part where nothing is read or counted."""
+    rebuilt = rebuild(open_trace(source))
+    splits = rebuilt.splits[
+        (rebuilt.splits["level"] == 2) & (rebuilt.changes.columns["stack_id"][rebuilt.splits["row"]] > 0)
+    ]
+    return int(splits["row"].iloc[len(splits) // 2])
+
+
+def test_splits_through_decoy_addresses_are_not_expected_in_the_counters(source: Path, tmp_path: Path) -> None:
+    row = first_split_row(source)
+    trace = open_trace(source)
+    stacks = trace.table("stacks").to_pylist()
+    decoy = {"stack_id": 999, "frames": ["set_memory_np+0x1", "set_mce_nospec+0x2", "memory_failure+0x3"]}
+    with_stack = rewrite(
+        source,
+        tmp_path / "a",
+        "stacks",
+        trace.table("stacks").from_pylist([*stacks, decoy], trace.table("stacks").schema),
+    )
+    made = with_cell(with_stack, tmp_path / "b", "changes", "stack_id", row, 999)
+    before, after = verify(trace).to_json()["splits"], verify(open_trace(made)).to_json()["splits"]
+    assert (before["decoys_2m"], after["decoys_2m"]) == (0, 1)
+    assert after["found_2m"] == before["found_2m"]
+
+
+def test_two_calls_that_overlap_in_one_frame_decide_nothing(source: Path, tmp_path: Path) -> None:
+    rebuilt = rebuild(open_trace(source))
+    changes = rebuilt.changes
+    single = changes.direct & (changes.n_pages == 1) & (rebuilt.prediction.level_first != NOT_PREDICTED)
+    pairs = []
+    for split in rebuilt.splits[rebuilt.splits["level"] == 2]["row"].tolist():
+        same = single & (changes.first_pfn // 512 == changes.first_pfn[split] // 512)
+        later = (
+            same & (changes.columns["ts_ns"] > changes.exit_ns[split]) & (changes.first_pfn != changes.first_pfn[split])
+        )
+        pairs += [(split, int(row)) for row in np.flatnonzero(later & single[split])[:1]]
+    row, following = pairs[0]
+    frame = changes.first_pfn[row] // 512
+    longer = int(changes.exit_ns[following] - changes.columns["ts_ns"][row]) + 1
+    found = verify(open_trace(with_cell(source, tmp_path / "t", "changes", "duration_ns", row, longer)))
+    assert found.to_json()["rule_ambiguous"] >= 1
+    assert found.rules["ambiguous"].any()
+    assert set(found.rules[found.rules["ambiguous"]]["page"] // 512) == {frame}
