@@ -1,7 +1,7 @@
-"""Ages memory before a recording: fills the page cache, and leaves the rest in small pieces.
+"""Ages memory before a recording: most of it in use, what is free in small pieces.
 
-Prints /proc/buddyinfo before and after. What it leaves behind is page cache, as on a machine that
-has been up for weeks: the files stay, every process of it ends.
+Prints /proc/buddyinfo before and after. What stays behind is page cache and one sleeping process
+with a large heap, as on a machine that has been up for weeks.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 import mmap
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
 
 PAGE = 4096
 _FOLDER = Path("/var/tmp/age")
-_PIECE_MB = 8
 
 
 def meminfo(name: str) -> int:
@@ -37,67 +37,72 @@ def buddyinfo() -> dict[str, list[int]]:
     return found
 
 
-def fill_page_cache(megabytes: int, deadline: float) -> int:
-    """Read a sparse file: every page of it is page cache and costs no disk."""
+def interleave(megabytes: int, rng: random.Random, deadline: float) -> int:
+    """Fill memory with the page cache of two files by turns, then give the second one's back.
+
+    Sparse files: their pages cost memory and no disk. What is free afterwards lies in holes of 16
+    to 128 kB between page cache, which is how a machine looks after weeks.
+    """
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    path = _FOLDER / "cache"
+    paths = (_FOLDER / "stays", _FOLDER / "goes")
+    half = megabytes * 2**20 // 2
+    buffer = bytearray(128 * 1024)
     done = 0
-    with path.open("wb") as file:
-        file.truncate(megabytes * 2**20)
-    with path.open("rb", buffering=0) as file:
-        while done < megabytes and time.monotonic() < deadline and file.read(2**20):
-            done += 1
-    return done
+    with paths[0].open("w+b", buffering=0) as stays, paths[1].open("w+b", buffering=0) as goes:
+        for file in (stays, goes):
+            file.truncate(half)
+            # Readahead would make the runs of one file longer than what is asked for.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        while done < half and time.monotonic() < deadline:
+            size = rng.randrange(4, 33) * PAGE
+            for file in (stays, goes):
+                file.readinto(memoryview(buffer)[:size])
+            done += size
+    paths[1].unlink()
+    return done // 2**20
 
 
-def fragment(megabytes: int, rng: random.Random, deadline: float) -> int:
-    """Take memory in single pages, and give every other one back, at random by twos."""
-    done = 0
-    pieces: list[mmap.mmap] = []
-    while done < megabytes and time.monotonic() < deadline:
-        piece = mmap.mmap(-1, _PIECE_MB * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        piece.madvise(mmap.MADV_NOHUGEPAGE)
-        # One call faults them all in, page by page in the kernel; 5.14 and later know it.
+def settle(megabytes: int) -> int:
+    """Leave a process behind that holds a heap of huge pages until the guest goes down."""
+    ready, ready_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
         try:
-            piece.madvise(23)  # MADV_POPULATE_WRITE
-        except OSError:
-            for offset in range(0, len(piece), PAGE):
-                piece[offset] = 1
-        pieces.append(piece)
-        done += _PIECE_MB
-    for piece in pieces:
-        for offset in range(0, len(piece), 2 * PAGE):
-            piece.madvise(mmap.MADV_DONTNEED, offset + PAGE * rng.randrange(2), PAGE)
-    # The gaps are filled with kernel memory that cannot be moved (small files), so that they
-    # are still gaps when this process's pages go.
-    wanted = done * 2**20 // PAGE // 2
-    for number in range(min(wanted // 64, 6000)):
-        if time.monotonic() > deadline:
-            break
-        (_FOLDER / f"{number:05}").write_bytes(bytes(PAGE * rng.randrange(1, 4)))
-    for piece in pieces:
-        piece.close()
-    return done
+            os.setsid()
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(nothing, standard)
+            heap = mmap.mmap(-1, megabytes * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            heap.madvise(mmap.MADV_HUGEPAGE)
+            for offset in range(0, len(heap), PAGE * 512):
+                heap[offset] = 1
+            os.write(ready_write, b".")
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(ready_write)
+    settled = bool(os.read(ready, 1))
+    os.close(ready)
+    return megabytes if settled else 0
 
 
 def main() -> int:
     """Age the memory."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--share", type=float, default=0.75, help="of the free memory")
-    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--share", type=float, default=0.9, help="of the free memory")
+    parser.add_argument("--held", type=float, default=0.6, help="of that, by a sleeping process")
+    parser.add_argument("--seconds", type=float, default=120)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     started = time.monotonic()
     before = buddyinfo()
     free = int(meminfo("MemFree") * options.share)
-    cached = fill_page_cache(free // 2, started + options.seconds / 2)
-    taken = fragment(free // 2, rng, started + options.seconds)
-    os.sync()
-    # Without this the freed pages of this CPU would still wait in its list.
-    Path("/proc/sys/vm/stat_refresh").write_text("1", encoding="ascii")
+    held = settle(int(free * options.held))
+    cached = interleave(free - held, rng, started + options.seconds)
     told = {
-        "aged": {"page_cache_mb": cached, "fragmented_mb": taken},
+        "aged": {"held_mb": held, "page_cache_mb": cached, "given_back_mb": cached},
         "seconds": round(time.monotonic() - started, 1),
         "buddyinfo_before": before,
         "buddyinfo_after": buddyinfo(),
