@@ -85,6 +85,21 @@ class Walker:
         pmd = self._table(entry)[frame & 511 : (frame & 511) + 1]
         return _join(self._pmds(pmd, frame * 512))
 
+    def frame_at(self, address: int) -> int | None:
+        """Page frame number behind any kernel address; None where nothing is mapped."""
+        entry, level = self._upper_entry(address), Level.G1
+        for level, shift in ((Level.G1, 30), (Level.M2, 21), (Level.K4, 12)):
+            if entry == 0 or not entry & PRESENT:
+                return None
+            if entry & LARGE or level == Level.K4:
+                break
+            table = self._kcore.page_offset + (entry & self._mask)
+            entry = self._kcore.read_u64(table + (address >> (shift - 9) & 511) * 8)
+        if not entry & PRESENT:
+            return None
+        pfn = int(frames_of(np.array([entry], np.uint64), int(level), self.physical_mask)[0])
+        return pfn + (address >> 12) % LEAF_PAGES[level]
+
     def kernel_image(self) -> Leaves:
         """Every leaf of the kernel image's own mapping, with the physical frames that the entries name."""
         entry = self._upper_entry(KERNEL_IMAGE_BASE)

@@ -130,7 +130,11 @@ def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
     for function, costs in (
         ("bpf_int_jit_compile", "BPF images have no names"),
         ("load_module", "module areas are not tied to their module's name"),
-        ("vfree", "frees of the ROX cache's blocks are not recorded"),
+        *(
+            (("vfree", "frees of the ROX cache's blocks are not recorded"),)
+            if "execmem_vmalloc" in features.n_params
+            else ()
+        ),
     ):
         if not _use(features, symbols, btf, function):
             features.missing.append(Missing(function, "not a symbol with a prototype here", costs))

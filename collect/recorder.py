@@ -14,6 +14,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from collect import __version__
 from collect.btf import Btf
@@ -29,7 +31,7 @@ from collect.probes import Features, probe_features
 from collect.program import Program
 from collect.records import CHUNK
 from collect.rows import Batch, RowMaker
-from collect.schema import FORMAT_VERSION, Cpa, Moment
+from collect.schema import FORMAT_VERSION, Cpa, Moment, RegionEvent, RegionKind
 from collect.snapshot import Snapshot, Touched, still, walk_once
 
 __all__ = ["Recorder", "Summary"]
@@ -129,6 +131,8 @@ class Recorder:
         self._n_snapshots = 0
         self._summary = Summary()
         self._unstable = 0
+        self._blocks: dict[int, int] = {}
+        self._blocks_gone = 0
 
     def run(self, command: Sequence[str] | None, duration: float | None) -> Summary:
         """Record until the command ends, the duration is over, or Ctrl-C."""
@@ -162,6 +166,7 @@ class Recorder:
             end = self._still()
             self._save(end, Moment.END)
             self._tick()
+            self._blocks_gone = sum(self._walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
             losses = self._losses()
         finally:
             self._program.detach()
@@ -212,17 +217,30 @@ class Recorder:
         self._drain()
         for name, table in self._rows.tables(self._batch).items():
             self._writer.append(name, table)
+            if name == "regions":
+                self._follow_blocks(table)
             self._summary[name] = self._summary.get(name, 0) + table.num_rows
         self._batch = {}
         self._count(self._losses())
         self._writer.sync()
+
+    def _follow_blocks(self, regions: pa.Table) -> None:
+        """Keep the live blocks of the ROX cache, by address, with the first frame of each."""
+        for row in regions.filter(pc.equal(regions["kind"], RegionKind.ROX_BLOCK)).to_pylist():
+            if row["event"] == RegionEvent.ALLOC and row["pfns"]:
+                self._blocks[row["address"]] = row["pfns"][0]
+            else:
+                self._blocks.pop(row["address"], None)
 
     def _count(self, losses: dict[str, int] | None = None) -> None:
         counters = read_counters() | {f"lost/{name}": lost for name, lost in (losses or {}).items()}
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 
     def _losses(self) -> dict[str, int]:
-        return self._program.losses() | {"snapshot_frames_unstable": self._unstable}
+        return self._program.losses() | {
+            "snapshot_frames_unstable": self._unstable,
+            "blocks_gone_unseen": self._blocks_gone,
+        }
 
     def _still(self) -> Snapshot:
         self._seen_changes = []

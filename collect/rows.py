@@ -11,8 +11,19 @@ import pyarrow as pa
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE
 from collect.pagetables import frames_of, normalise
-from collect.records import CHUNK
-from collect.schema import NO_PFN, TABLES, Cpa, PageEvent, RegionEvent, RegionKind, Space
+from collect.records import ARRAY, CHUNK, FRAMES, PAGE
+from collect.schema import (
+    LEAF_PAGES,
+    NO_PFN,
+    TABLES,
+    Cpa,
+    Level,
+    PageEvent,
+    RegionEvent,
+    RegionKind,
+    Space,
+    Tier,
+)
 
 __all__ = ["Batch", "RowMaker"]
 
@@ -23,6 +34,7 @@ Batch = dict[str, list[Records]]
 
 KERNEL_IMAGE_END = 0xFFFF_FFFF_C000_0000
 VMEMMAP_SHIFT = 6
+MAX_UNCLAIMED = 4096
 FREE_SCOPES = (253, 254)
 """`pages.scope` as the programs mark frees; the event says so already."""
 
@@ -48,16 +60,23 @@ class RowMaker:
         # Stacks whose event was not drained yet, with the keys that the events will name.
         self._keys = np.empty(0, np.uint64)
         self._ids = np.empty(0, np.uint32)
+        # Parts whose call or region was not drained yet: they are written first, so a tick may end between the two.
+        self._array_parts: Records = np.empty(0, ARRAY)
+        self._frame_parts: Records = np.empty(0, FRAMES)
+        self._told: Records = np.empty(0, PAGE)
 
     def tables(self, batch: Batch) -> dict[str, pa.Table]:
         """Rows of every table that the records of one tick make, `strings` and `stacks` included."""
         rings = {name: np.concatenate(parts) for name, parts in batch.items() if parts}
+        calls, regions = rings["change_ring"], rings["region_ring"]
         self._take_stacks(rings["stack_ring"])
-        made = {
-            "changes": self._changes(rings["change_ring"], rings["array_ring"]),
-            "regions": self._regions(rings["region_ring"], rings["frames_ring"]),
-        }
+        arrays = np.concatenate([self._array_parts, rings["array_ring"]])
+        frames = np.concatenate([self._frame_parts, rings["frames_ring"]])
+        made = {"changes": self._changes(calls, arrays), "regions": self._regions(regions, frames)}
         made["pages"] = self._pages(rings["page_ring"], made["regions"])
+        self._array_parts = _unclaimed(arrays, "call_id", calls["call_id"])
+        self._frame_parts = _unclaimed(frames, "region_id", regions["region_id"])
+        self._told = _unclaimed(self._told, "region_id", regions["region_id"])
         self._forget_stacks()
         made["stacks"] = self._stack_rows()
         made["strings"] = pa.table(
@@ -212,7 +231,7 @@ class RowMaker:
         chunks = chunks[np.argsort(chunks["region_id"], kind="stable")]
         first = np.searchsorted(chunks["region_id"], records["region_id"], side="left")
         last = np.searchsorted(chunks["region_id"], records["region_id"], side="right")
-        for i in np.flatnonzero(alloc & (last > first)).tolist():  # one pass per region, not per page
+        for i in np.flatnonzero(alloc & (records["tier"] == Tier.BACKING)).tolist():  # one pass per region, not page
             lists[i] = self._frames(records[i], chunks[first[i] : last[i]])
             lost[i] = -(-int(records["n_bytes"][i]) // 4096) - len(lists[i])
         secret = alloc & (records["address"] == 0) & (records["entry"] != 0)
@@ -241,21 +260,24 @@ class RowMaker:
 
     def _frames(self, region: np.void, chunks: Records) -> U64:
         """Page frames of one region in order of address, from the leaf entries behind it."""
-        parts: list[U64] = []
+        parts: list[U64] = [np.empty(0, np.uint64)]
         start = int(region["address"])
         end = start + (-(-int(region["n_bytes"]) // 4096) * 4096)
         for chunk in chunks[np.argsort(chunks["address"])]:
             level = int(chunk["level"])
-            if level == 1:
-                entries, step = chunk["pte"], CHUNK
-                pfns = frames_of(entries, level, self._mask)
+            if level == Level.NONE:
+                continue
+            if level == Level.K4:
+                step = CHUNK
+                pfns = frames_of(chunk["pte"], level, self._mask)
             else:
-                step = 512
+                step = LEAF_PAGES[Level.M2]  # the programs step by 2M, in a 1G leaf too
                 base = int(frames_of(chunk["pte"][:1], level, self._mask)[0])
+                base += int(chunk["address"]) >> 12 & LEAF_PAGES[level] - 1
                 pfns = np.arange(base, base + step, dtype=np.uint64)
-            address = int(chunk["address"]) + np.arange(step, dtype=np.uint64) * np.uint64(4096)
+            address = chunk["address"] + np.arange(step, dtype=np.uint64) * np.uint64(4096)
             inside = (address >= start) & (address < end)
-            if level == 1:
+            if level == Level.K4:
                 inside &= chunk["pte"] != 0
             parts.append(pfns[inside])
         return np.concatenate(parts)
@@ -284,9 +306,9 @@ class RowMaker:
             name: np.repeat(regions.column(name).to_numpy(), counts)
             for name in ("ts_ns", "cpu", "pid", "kind", "region_id")
         }
-        told = records[records["event"] == PageEvent.ALLOC]
+        self._told = np.concatenate([self._told, records[records["event"] == PageEvent.ALLOC]])
         bulk = (behind["kind"] != RegionKind.SECRET_PAGE) & ~np.isin(
-            _pair(frames, behind["region_id"]), _pair(told["pfn"], told["region_id"])
+            _pair(frames, behind["region_id"]), _pair(*_single_pages(self._told))
         )
         m = int(bulk.sum())
         columns = {
@@ -324,6 +346,20 @@ def _lists(lists: list[U64]) -> pa.Array:
     values = np.concatenate(lists) if lists else np.empty(0, np.uint64)
     kind = TABLES["changes"].field("pfns").type
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.uint64()), type=kind)
+
+
+def _unclaimed(parts: Records, key: str, ids: U64) -> Records:
+    """Parts whose whole is still to come. Ids grow with time, so of those that it will never claim the oldest go."""
+    left: Records = parts[~np.isin(parts[key], ids) & (parts[key] != 0)]
+    newest: Records = left[np.argsort(left[key], kind="stable")][-MAX_UNCLAIMED:]
+    return newest
+
+
+def _single_pages(blocks: Records) -> tuple[U64, U64]:
+    """Every page of allocated blocks, and the region it went to."""
+    n = np.left_shift(np.uint64(1), blocks["order"].astype(np.uint64)).astype(np.int64)
+    inside = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    return np.repeat(blocks["pfn"], n) + inside.astype(np.uint64), np.repeat(blocks["region_id"], n)
 
 
 def _pair(pfn: U64, region_id: U64) -> npt.NDArray[np.void]:
