@@ -38,7 +38,10 @@ def test_a_change_that_split_a_frame_is_missed(sample: Path, tmp_path: Path) -> 
     splits = rebuilt.splits[rebuilt.splits["level"] == Level.M2]
     for at in (0, len(splits) // 2, len(splits) - 1):
         cut = without_rows(sample, tmp_path / str(at), "changes", [int(splits["row"].iloc[at])])
-        assert not verify(open_trace(cut)).exact
+        found = verify(open_trace(cut))
+        assert not found.exact
+        assert found.difference is not None
+        assert found.rule_count + found.difference.level + found.difference.attributes > 0
 
 
 def test_others_than_ourselves_split_enough_to_be_worth_looking_at(sample: Path) -> None:
