@@ -25,7 +25,7 @@ def read_host(trace: Trace) -> Host:
     table = table.filter(pc.starts_with(table.column("counter"), _PREFIX))
     names = table.column("counter").combine_chunks().dictionary_encode()
     parts = [_parse(name) for name in _dictionary(names)]
-    nodes = {node for node, _, _ in parts}
+    nodes = {node for node, _, order in parts if order >= 0}
     if not table.num_rows:
         return Host(1, np.zeros(0, np.int64), np.zeros((0, N_ORDERS), np.int64), trace.manifest["ts_start_ns"])
     order_of = np.array([order if zone != "DMA" else -1 for _, zone, order in parts], np.int64)

@@ -31,7 +31,8 @@ def split_figure(results: Sequence[PolicyResult]) -> Figure:
         _panel(bottom, results, "idle", 256.0)
         bottom.set_ylabel("idle [MiB]")
         bottom.set_title("Memory held by the policy and used by nobody", loc="left", fontsize=10, fontweight="bold")
-        bottom.set_xlabel("seconds since the start snapshot")
+        emulated = any(r.emulated for r in results)
+        bottom.set_xlabel("seconds since the start snapshot" + (", on an emulated machine" if emulated else ""))
         last = max((float(r.series.t_s[-1]) for r in results), default=1.0)
         bottom.set_xlim(0.0, last or 1.0)
     return figure
@@ -52,7 +53,10 @@ def _panel(axes: Axes, results: Sequence[PolicyResult], curve: str, unit: float)
             axes.plot(t, lo, drawstyle="steps-post", color=colour, linewidth=0.8, linestyle=dashes)
         axes.plot(t, hi, drawstyle="steps-post", color=colour, linewidth=1.6, linestyle=dashes)
         highest = max(highest, float(hi.max()))
-        tops.append((float(hi[-1]), f"{result.policy}  {_ends(float(lo[-1]), float(hi[-1]))}", colour))
+        text = f"{result.policy}  {_ends(float(lo[-1]), float(hi[-1]))}"
+        if result.identity and any(not other.identity for other in results):
+            text += "  (as recorded)" if result.policy != "none" else ""
+        tops.append((float(hi[-1]), text, colour))
     axes.set_ylim(0.0, highest * 1.05 if highest else 1.0)
     axes.grid(axis="y", color=FAINT, linewidth=0.4)
     axes.set_axisbelow(True)

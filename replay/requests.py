@@ -229,8 +229,11 @@ def _outermost(rows: Int64, alloc_ns: Int64, free_ns: Int64, first: Int64, pfn: 
         overlap = same & (alloc_ns[rows[owner[1:]]] < free_ns[rows[owner[:-1]]])
         if not overlap.any():
             break
+        inner = np.zeros(len(rows), np.bool_)
+        inner[owner[1:][overlap]] = True
+        by_outer = overlap & ~inner[owner[:-1]]  # what an inner one overlaps may stay once that is gone
         keep = np.ones(len(rows), np.bool_)
-        keep[owner[1:][overlap]] = False
+        keep[owner[1:][by_outer]] = False
         rows = rows[keep]
     return rows, n_before - len(rows)
 
