@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # How often a broken download is tried again before giving up.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 5 --timeout 60
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --retries 5 --timeout 60
 TRIES := 3
 
 KERNEL ?= 6.1
@@ -61,11 +61,11 @@ $(VENV)/bin/python:
 		echo "directmap needs Python 3.11 or newer as python3 (or: make PYTHON=python3.12 ...)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "this Python has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
-	@echo "building $(VENV), once" >&2
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 # $(call install,FILES): several tries, for a download may break off.
 define install
+	@echo "installing what $(filter-out -r,$(1)) lists into $(VENV), once" >&2
 	@for try in $$(seq $(TRIES)); do \
 		$(PIP_INSTALL) $(1) && exit 0; \
 		echo "installing failed (try $$try of $(TRIES))" >&2; sleep $$((try * 5)); \
