@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from analyze.directmap import FRAME, GIGA, DirectMap
 from analyze.entries import Entries, entry_at
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
 from collect.schema import ATTRS_HARDWARE, Level, Pte
 
 __all__ = ["MAX_LISTED", "Difference", "compare"]
@@ -81,8 +81,29 @@ def _compare(
                 b_leaf = b.giga_level[giga] != M2 or b.frame_level[frame] != 1
                 if a_leaf and b_leaf:
                     size = FRAME
+                elif not a_leaf and not b_leaf:
+                    _compare_split(a, b, frame, totals, listed)
+                    page += FRAME
+                    continue
         _compare_leaf(a, b, page, size, kfence_first <= page < kfence_end, totals, listed)
         page += size
+
+
+@kernel
+def _compare_split(
+    a: Entries, b: Entries, frame: int, totals: npt.NDArray[np.int64], listed: npt.NDArray[np.uint64]
+) -> None:
+    """Compare a frame that both maps hold in 4K entries: neighbours mostly hold the same, so look once."""
+    a_pages, b_pages = a.slabs[a.frame_slab[frame]], b.slabs[b.frame_slab[frame]]
+    same_a, same_b = -1, -1
+    for i in range(FRAME):
+        a_code, b_code = signed(a_pages[i]), signed(b_pages[i])
+        if a_code == same_a and b_code == same_b:
+            totals[_PAGES] += 1
+            continue
+        _compare_leaf(a, b, frame * FRAME + i, 1, False, totals, listed)
+        if a_code != 0 and b_code != 0 and a.attrs[a_code] == b.attrs[b_code]:
+            same_a, same_b = a_code, b_code
 
 
 @kernel
