@@ -49,9 +49,10 @@ class Btf:
             raise HostError(
                 f"{path}: missing; directmap needs a kernel with CONFIG_DEBUG_INFO_BTF (5.10 or later)"
             ) from None
-        magic, _, _, header_bytes, type_off, type_len, str_off, str_len = struct.unpack_from("<HBBIIIII", raw)
-        if magic != MAGIC:
-            raise HostError(f"{path}: not BTF (magic {magic:#x})")
+        header = struct.Struct("<HBBIIIII")
+        if len(raw) < header.size or int.from_bytes(raw[:2], "little") != MAGIC:
+            raise HostError(f"{path}: not BTF (it begins with {raw[:2].hex() or 'nothing'})")
+        _, _, _, header_bytes, type_off, type_len, str_off, str_len = header.unpack_from(raw)
         self._strings = raw[header_bytes + str_off : header_bytes + str_off + str_len]
         self._words = array("I", raw[header_bytes + type_off : header_bytes + type_off + type_len])
         self._starts = array("I", [0])  # word index of each type id; id 0 is void
