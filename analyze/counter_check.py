@@ -20,7 +20,7 @@ from collect.errors import TraceError
 from collect.schema import LEAF_PAGES, ChangeKind, Level, Moment, Space
 from collect.trace import Trace
 
-__all__ = ["SplitCount", "check_counters", "vmstat"]
+__all__ = ["SplitCount", "check_counters", "counter"]
 
 _COUNTERS = {Level.M2: "vmstat/direct_map_level2_splits", Level.G1: "vmstat/direct_map_level3_splits"}
 DECOYS = ("set_mce_nospec", "clear_mce_nospec")
@@ -36,6 +36,8 @@ class SplitCount:
         high: in the kernel's high mapping.
         decoys: of `found`, made through decoy addresses, which the kernel does not count.
         counted: what the kernel counted; None where it does not count.
+        countable: entries of this level that the kernel believed in at the first reading; once its count is down to 0
+            it counts no more splits. None where it does not say.
         slack: changes that ran while a counter was read and frames changed in the margin without
             the probe having looked at them.
     """
@@ -45,6 +47,7 @@ class SplitCount:
     high: int
     decoys: int
     counted: int | None
+    countable: int | None
     slack: int
 
     @property
@@ -52,17 +55,20 @@ class SplitCount:
         """Whether found + high - decoys is what was counted; None where nothing was counted."""
         if self.counted is None:
             return None
-        return abs(self.found + self.high - self.decoys - self.counted) <= self.slack
+        expected = self.found + self.high - self.decoys
+        if self.countable is not None:
+            expected = min(expected, self.countable)
+        return abs(expected - self.counted) <= self.slack
 
 
 def check_counters(rebuilt: Rebuild, stacks: Stacks) -> dict[Level, SplitCount]:
     """Both levels. Without counters the whole time between the START and END snapshots is looked at."""
-    readings = {level: vmstat(rebuilt.trace, name) for level, name in _COUNTERS.items()}
+    readings = {level: counter(rebuilt.trace, name) for level, name in _COUNTERS.items()}
     return {level: _count(rebuilt, stacks, level, readings[level]) for level in (Level.M2, Level.G1)}
 
 
-def vmstat(trace: Trace, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """Times and values of one counter, in order of time. Raises TraceError for times centuries after boot."""
+def counter(trace: Trace, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Times and values of one counter (by its whole name), in order of time. Raises TraceError for times centuries after boot."""
     table = trace.table("counters")
     mine = table["counter"].to_numpy(zero_copy_only=False) == name
     ts, values = table["ts_ns"].to_numpy()[mine], table["value"].to_numpy()[mine]
@@ -112,6 +118,7 @@ def _count(
         high=_high_mapping(rebuilt, level, first, last),
         decoys=int(decoy_stack.sum()),
         counted=counted,
+        countable=_countable(rebuilt.trace, first) if level == Level.G1 else None,
         slack=int(slack.sum()) + unseen,
     )
 
@@ -133,6 +140,13 @@ def _margin(rebuilt: Rebuild, level: Level, rows: npt.NDArray[np.int64]) -> int:
     )
     blocks = seen.groupby(["block", "early"]).agg({"before": "max", "after": "min"})
     return int(((blocks["before"] >= level) & (blocks["after"] < level) & (blocks["after"] > 0)).sum())
+
+
+def _countable(trace: Trace, at_ns: int) -> int | None:
+    """1G entries by /proc/meminfo at a time. Splits never add to them (nor is that so of 2M entries)."""
+    ts, kilobytes = counter(trace, "meminfo/DirectMap1G")
+    at = int(np.searchsorted(ts, at_ns, "right")) - 1
+    return int(kilobytes[max(at, 0)]) >> 20 if len(ts) else None
 
 
 @kernel

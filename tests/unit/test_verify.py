@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from analyze.reconstruct import NOT_PREDICTED, rebuild
@@ -171,3 +172,13 @@ def test_two_calls_that_overlap_in_one_frame_decide_nothing(source: Path, tmp_pa
     assert found.to_json()["rule_ambiguous"] >= 1
     assert found.rules["ambiguous"].any()
     assert set(found.rules[found.rules["ambiguous"]]["page"] // 512) == {frame}
+
+
+def test_a_kernel_that_believes_in_no_1g_entries_counts_no_splits_of_them(source: Path, tmp_path: Path) -> None:
+    counters = open_trace(source).table("counters").to_pandas()
+    counters.loc[counters["counter"].isin(["meminfo/DirectMap1G", "vmstat/direct_map_level3_splits"]), "value"] = 0
+    schema = open_trace(source).table("counters").schema
+    found = verify(open_trace(rewrite(source, tmp_path / "t", "counters", pa.Table.from_pandas(counters, schema))))
+    assert found.to_json()["splits"]["found_1g"] > 0
+    assert found.to_json()["splits"]["counted_1g"] == 0
+    assert found.exact
