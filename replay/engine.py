@@ -24,6 +24,7 @@ from analyze.directmap import DirectMap, SplitLog, Window, new_log, raise_failur
 from analyze.entries import FRAME, GIGA
 from collect.schema import Level, Pte
 from replay.placement import GONE, SYMBOLIC, Placement
+from replay.steps import MAX_MASKS
 from replay.stream import Stream
 from replay.walk import (
     CANDIDATES,
@@ -45,6 +46,9 @@ Int64 = npt.NDArray[np.int64]
 
 _ORDINARY = np.uint64(int(Pte.P | Pte.RW))
 _OPEN = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
+
+KNOWN_CODES = 1024
+"""Attribute codes for which the walk remembers what a change makes of them; real maps hold a few dozen."""
 
 CURVES = ("split_lo", "split_hi", "live_lo", "live_hi")
 
@@ -115,11 +119,12 @@ def walk(stream: Stream, placement: Placement) -> Walk:
         entries, log, window,
         steps.op, steps.row, steps.entry_ns, steps.exit_ns, steps.pfn, steps.n_pages, steps.n_done,
         steps.mask_set, steps.mask_clr, steps.force_split, steps.has_pgd, steps.seen_level, steps.seen_attrs,
-        steps.page_first, steps.page_owned, dest,
+        steps.mask_id, steps.page_first, steps.page_owned, dest,
         np.searchsorted(steps.exit_ns, acts.ts_ns, side="left"), acts.ts_ns,
         np.where(acts.place >= SYMBOLIC, acts.place - SYMBOLIC + m.first_symbolic, acts.place),
         acts.n_pages, acts.mask_set, acts.mask_clr,
         special, hostable, split_already, np.zeros(n_frames, np.bool_), tally, stream.grid_ns, curves,
+        np.full((MAX_MASKS, KNOWN_CODES), -1, np.int32),
     )  # fmt: skip
     raise_failure(status)
     hosted, sym = int(tally[HOSTED]), int(tally[SPLIT_SYM])

@@ -13,7 +13,17 @@ from collect.schema import HUGE_FRAME_PAGES, ChangeKind
 from replay.ownership import Touches, join
 from replay.requests import Requests
 
-__all__ = ["CHANGE", "COLLAPSE", "COLLAPSE_GIGA", "HOTPLUG_ADD", "HOTPLUG_REMOVE", "Steps", "own", "read_steps"]
+__all__ = [
+    "CHANGE",
+    "COLLAPSE",
+    "COLLAPSE_GIGA",
+    "HOTPLUG_ADD",
+    "HOTPLUG_REMOVE",
+    "MAX_MASKS",
+    "Steps",
+    "own",
+    "read_steps",
+]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -22,6 +32,9 @@ Bools = npt.NDArray[np.bool_]
 CHANGE, COLLAPSE, HOTPLUG_ADD, HOTPLUG_REMOVE = (int(kind) for kind in ChangeKind)
 COLLAPSE_GIGA = 4
 """`Steps.op` is the `ChangeKind`, or this where a 1G entry was put back too."""
+
+MAX_MASKS = 256
+"""Pairs of masks that are numbered; kernels use a dozen."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class Steps:
         pid: thread.
         entry_ns, exit_ns, pfn, n_pages, n_done, mask_set, mask_clr, force_split, has_pgd: as `analyze.rules` takes them.
         seen_level, seen_attrs: the first page's entry that the probe saw afterwards (hotplug picks its own).
+        mask_id: number of the pair of masks, for steps that change one whole page and nothing but attributes; else -1.
         page_first, page_owned: `page_owned[page_first[s] : page_first[s + 1]]` tells for each page asked for by step s
             which page of `Requests.pfn` it is, -1 for nobody's; a step without any owned page has no cell there.
     """
@@ -52,6 +66,7 @@ class Steps:
     has_pgd: Bools
     seen_level: npt.NDArray[np.uint8]
     seen_attrs: UInt64
+    mask_id: npt.NDArray[np.int16]
     page_first: Int64
     page_owned: Int64
 
@@ -89,6 +104,9 @@ def read_steps(changes: Changes, window: Window) -> Steps:
     op[(op == COLLAPSE) & (changes.ret[row] == 2)] = COLLAPSE_GIGA
     added = (op != HOTPLUG_ADD) | (changes.ret[row] == 0)
     row, pfn, n_pages, in_array, op = row[added], pfn[added], n_pages[added], in_array[added], op[added]
+    n_done = np.where(in_array, 1, changes.n_done[row])
+    one_page = (op == CHANGE) & (n_pages == 1) & (n_done == 1)
+    one_page &= (changes.force_split[row] == 0) & (changes.has_pgd[row] == 0)
     return Steps(
         op=op,
         row=row,
@@ -97,16 +115,25 @@ def read_steps(changes: Changes, window: Window) -> Steps:
         exit_ns=changes.exit_ns[row],
         pfn=pfn,
         n_pages=n_pages,
-        n_done=np.where(in_array, 1, changes.n_done[row]),
+        n_done=n_done,
         mask_set=changes.mask_set[row],
         mask_clr=changes.mask_clr[row],
         force_split=changes.force_split[row] != 0,
         has_pgd=changes.has_pgd[row] != 0,
         seen_level=changes.level_first[row],
         seen_attrs=changes.attrs_first[row],
+        mask_id=_mask_ids(changes.mask_set[row], changes.mask_clr[row], one_page),
         page_first=np.zeros(len(row) + 1, np.int64),
         page_owned=np.zeros(0, np.int64),
     )
+
+
+def _mask_ids(mask_set: UInt64, mask_clr: UInt64, which: Bools) -> npt.NDArray[np.int16]:
+    """A number below `MAX_MASKS` for each pair of masks, -1 outside `which` and where there are more pairs."""
+    (_, sets), (clears, ids) = (np.unique(masks, return_inverse=True) for masks in (mask_set, mask_clr))
+    _, ids = np.unique(sets.reshape(-1) * max(1, len(clears)) + ids.reshape(-1), return_inverse=True)
+    ids = ids.reshape(-1)
+    return np.where(which & (ids < MAX_MASKS), ids, -1).astype(np.int16)
 
 
 def own(steps: Steps, requests: Requests) -> Steps:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from analyze.directmap import Entries, SplitLog, Window, change_range
 from analyze.entries import FRAME, FRAME_SHIFT, GIGA_SHIFT, collapse_frame, collapse_giga
+from analyze.entries import RODATA_END as RODATA_END_CELL
+from analyze.entries import RODATA_FIRST as RODATA_FIRST_CELL
 from analyze.entries import SYMBOLIC as SYMBOLIC_CELL
 from analyze.hotplug import add_range, remove_range
 from analyze.jit import kernel
@@ -41,7 +43,7 @@ _K4, _M2 = int(Level.K4), int(Level.M2)
 _FRAME, _FRAME_SHIFT, _GIGA_SHIFT = FRAME, FRAME_SHIFT, GIGA_SHIFT
 _CHANGE, _COLLAPSE, _COLLAPSE_GIGA = CHANGE, COLLAPSE, COLLAPSE_GIGA
 _ADD, _REMOVE = HOTPLUG_ADD, HOTPLUG_REMOVE
-_SYMBOLIC_CELL = SYMBOLIC_CELL
+_SYMBOLIC_CELL, _RODATA_FIRST_CELL, _RODATA_END_CELL = SYMBOLIC_CELL, RODATA_FIRST_CELL, RODATA_END_CELL
 
 SPLIT_REAL, SPLIT_SYM, HOSTED, LIVE_REAL, LIVE_SYM, CANDIDATES, GIGA_REAL, STEPS, PEAK_LO, PEAK_HI = range(10)
 
@@ -132,6 +134,13 @@ def _resync(
 
 
 @kernel
+def _peak(tally: Int64) -> None:
+    """Keep the most frames that were live at once."""
+    tally[PEAK_LO] = max(tally[PEAK_LO], tally[LIVE_REAL] + max(0, tally[LIVE_SYM] - tally[HOSTED]))
+    tally[PEAK_HI] = max(tally[PEAK_HI], tally[LIVE_REAL] + tally[LIVE_SYM])
+
+
+@kernel
 def _apply(
     m: Entries, log: SplitLog, window: Window, row: int, entry_ns: int, exit_ns: int, pfn: int, n_pages: int,
     n_done: int, mask_set: np.uint64, mask_clr: np.uint64, force_split: bool, has_pgd: bool,
@@ -158,10 +167,7 @@ def _apply(
         _recount(frame, delta, symbolic, special, hostable, split_now, split_in_run, tally)
     else:
         _resync(m, log, n_logged, frame, last, symbolic, special, hostable, split_now, split_in_run, tally)
-    lo = tally[LIVE_REAL] + max(0, tally[LIVE_SYM] - tally[HOSTED])
-    hi = tally[LIVE_REAL] + tally[LIVE_SYM]
-    tally[PEAK_LO] = max(tally[PEAK_LO], lo)
-    tally[PEAK_HI] = max(tally[PEAK_HI], hi)
+    _peak(tally)
     return 0
 
 
@@ -203,11 +209,19 @@ def walk_steps(
     m: Entries, log: SplitLog, window: Window,
     op: npt.NDArray[np.uint8], row: Int64, entry_ns: Int64, exit_ns: Int64, pfn: Int64, n_pages: Int64, n_done: Int64,
     mask_set: UInt64, mask_clr: UInt64, force_split: npt.NDArray[np.bool_], has_pgd: npt.NDArray[np.bool_],
-    seen_level: npt.NDArray[np.uint8], seen_attrs: UInt64, page_first: Int64, page_owned: Int64, dest: Int64,
+    seen_level: npt.NDArray[np.uint8], seen_attrs: UInt64, mask_id: npt.NDArray[np.int16],
+    page_first: Int64, page_owned: Int64, dest: Int64,
     act_at: Int64, act_ns: Int64, act_place: Int64, act_pages: Int64, act_set: UInt64, act_clr: UInt64,
     special: npt.NDArray[np.int32], hostable: npt.NDArray[np.bool_], split_now: npt.NDArray[np.bool_],
-    split_in_run: npt.NDArray[np.bool_], tally: Int64, grid_ns: Int64, curves: Int64,
+    split_in_run: npt.NDArray[np.bool_], tally: Int64, grid_ns: Int64, curves: Int64, known: npt.NDArray[np.int32],
 ) -> int:  # fmt: skip
+    """All steps and acts in order; see `replay.engine.walk`. 0, or the status of a failure.
+
+    Most steps change one page of a frame that is split already. For those, `known[mask_id, code]` remembers what the
+    rules made of an attribute code before (-1: not yet), so that the rules are asked once for each pair.
+    """
+    symbolic = m.meta[_SYMBOLIC_CELL] >> _FRAME_SHIFT
+    rodata_first, rodata_end = m.meta[_RODATA_FIRST_CELL], m.meta[_RODATA_END_CELL]
     act, at, status = 0, 0, 0
     for s in range(len(op) + 1):
         while act < len(act_at) and act_at[act] <= s:
@@ -223,6 +237,37 @@ def walk_steps(
             act += 1
         if s == len(op):
             break
+        first = page_first[s]
+        slab, code, cell = np.int64(-1), np.int64(0), np.int64(0)
+        if mask_id[s] >= 0:
+            place = pfn[s]
+            if page_first[s + 1] > first and page_owned[first] >= 0:
+                place = dest[page_owned[first]]
+                if place < 0:
+                    continue
+            frame = place >> _FRAME_SHIFT
+            if split_now[frame] and not rodata_first <= place < rodata_end:
+                slab = np.int64(m.frame_slab[frame])
+                cell = place & (_FRAME - 1)
+                code = np.int64(m.slabs[slab, cell])
+                new = code
+                if code >= known.shape[1]:
+                    new = np.int64(-1)
+                elif code > 0 and exit_ns[s] > window.lo[frame] and entry_ns[s] < window.hi[frame]:
+                    new = np.int64(known[mask_id[s], code])
+                if new >= 0:
+                    tally[STEPS] += 1
+                    if new != code:
+                        m.slabs[slab, cell] = new
+                        is_special = m.attrs[new] & _ORDINARY != _ORDINARY
+                        if is_special != (m.attrs[code] & _ORDINARY != _ORDINARY):
+                            at = _sample(exit_ns[s], at, grid_ns, curves, tally)
+                            _recount(
+                                frame, 1 if is_special else -1, symbolic,
+                                special, hostable, split_now, split_in_run, tally,
+                            )  # fmt: skip
+                            _peak(tally)
+                    continue
         at = _sample(exit_ns[s], at, grid_ns, curves, tally)
         if op[s] != _CHANGE:
             status = _other(
@@ -232,7 +277,6 @@ def walk_steps(
             if status < 0:
                 return status
             continue
-        first = page_first[s]
         if page_first[s + 1] == first:  # nobody's pages: stays where it is
             status = _apply(
                 m, log, window, row[s], entry_ns[s], exit_ns[s], pfn[s], n_pages[s], n_done[s],
@@ -241,6 +285,8 @@ def walk_steps(
             )  # fmt: skip
             if status < 0:
                 return status
+            if 0 < code < known.shape[1]:
+                known[mask_id[s], code] = m.slabs[slab, cell]
             continue
         start, length = 0, 0
         for i in range(n_pages[s] + 1):
@@ -261,5 +307,7 @@ def walk_steps(
                 if status < 0:
                     return status
             start, length = place, 1 if place >= 0 else 0
+        if 0 < code < known.shape[1]:
+            known[mask_id[s], code] = m.slabs[slab, cell]
     _sample(np.iinfo(np.int64).max, at, grid_ns, curves, tally)
     return 0
