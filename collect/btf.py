@@ -14,11 +14,12 @@ from collect.errors import HostError
 __all__ = ["Btf"]
 
 MAGIC = 0xEB9F
-STRUCT, UNION, FUNC, FUNC_PROTO = 4, 5, 12, 13
+PTR, STRUCT, UNION, FUNC, FUNC_PROTO = 2, 4, 5, 12, 13
+MODIFIERS = (8, 9, 10, 11, 18)  # TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG
 # Words behind the three of `struct btf_type`, by kind: fixed, and per member (vlen).
 TRAILING = {
     1: (1, 0),  # INT
-    2: (0, 0),  # PTR
+    PTR: (0, 0),
     3: (3, 0),  # ARRAY
     STRUCT: (0, 3),
     UNION: (0, 3),
@@ -79,12 +80,29 @@ class Btf:
     def _string(self, offset: int) -> str:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode(errors="replace")
 
-    def n_params(self, function: str) -> int | None:
-        """Number of parameters of a function of the kernel proper, or None if BTF does not know it."""
+    def signature(self, function: str) -> tuple[int, ...] | None:
+        """Bytes of each parameter of a function of the kernel proper, then of what it returns; None if unknown.
+
+        A register holds eight bytes whatever the parameter's type: the rest of them mean nothing.
+        """
         at = self._by_name.get(function)
         if at is None:
             return None
-        return self._words[self._starts[self._words[at + 2]] + 1] & 0xFFFF
+        proto = self._starts[self._words[at + 2]]
+        n = self._words[proto + 1] & 0xFFFF
+        types = [self._words[proto + 4 + 2 * i] for i in range(n)] + [self._words[proto + 2]]
+        return tuple(self._bytes(kind) for kind in types)
+
+    def _bytes(self, type_id: int) -> int:
+        """Size of a type; 0 for void, 8 for pointers."""
+        while type_id:
+            at = self._starts[type_id]
+            kind = self._words[at + 1] >> 24 & 31
+            if kind in MODIFIERS:
+                type_id = self._words[at + 2]
+            else:
+                return 8 if kind == PTR else self._words[at + 2]
+        return 0
 
     def size(self, name: str) -> int | None:
         """Bytes of a struct, or None."""

@@ -48,7 +48,7 @@ def findings() -> list[Finding]:
     if symbols and btf:
         try:
             features = probe_features(symbols, btf)
-            rows.append(Finding("probes", True, ", ".join(features.n_params), True))
+            rows.append(Finding("probes", True, ", ".join(features.signatures), True))
             rows += [Finding(m.name, False, f"{m.why}; without it: {m.costs}", False) for m in features.missing]
         except HostError as error:
             rows.append(Finding("probes", False, str(error), True))

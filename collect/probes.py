@@ -87,14 +87,14 @@ class Features:
     """What was found.
 
     Attributes:
-        n_params: parameters of each function to attach to (choke point included).
+        signatures: bytes of the parameters and the return value of each function to attach to (choke point included).
         allocs, frees: region functions that exist.
         secret_fault, secret_free: secretmem's functions, or None.
         offsets: constants for the programs, by macro name.
         missing: what is not there.
     """
 
-    n_params: dict[str, int] = field(default_factory=dict)
+    signatures: dict[str, tuple[int, ...]] = field(default_factory=dict)
     allocs: list[RegionAlloc] = field(default_factory=list)
     frees: list[RegionFree] = field(default_factory=list)
     secret_fault: str | None = None
@@ -106,7 +106,7 @@ class Features:
     def attached(self) -> list[str]:
         """Names of everything that will be attached."""
         tracepoints = ["raw_tracepoint:module_load", "raw_tracepoint:module_free"]
-        return [f"fentry+fexit:{name}" for name in self.n_params] + tracepoints
+        return [f"fentry+fexit:{name}" for name in self.signatures] + tracepoints
 
 
 def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
@@ -132,7 +132,7 @@ def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
         ("load_module", "module areas are not tied to their module's name"),
         *(
             (("vfree", "frees of the ROX cache's blocks are not recorded"),)
-            if "execmem_vmalloc" in features.n_params
+            if "execmem_vmalloc" in features.signatures
             else ()
         ),
     ):
@@ -143,10 +143,10 @@ def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
 
 
 def _use(features: Features, symbols: Kallsyms, btf: Btf, function: str) -> bool:
-    n_params = btf.n_params(function)
-    if function not in symbols or n_params is None:
+    signature = btf.signature(function)
+    if function not in symbols or signature is None:
         return False
-    features.n_params[function] = n_params
+    features.signatures[function] = signature
     return True
 
 
@@ -156,10 +156,9 @@ def _choke_point(features: Features, symbols: Kallsyms, btf: Btf) -> None:
             f"{CHOKE_POINT}: not a symbol with a BTF prototype on this kernel, so changes cannot be seen; "
             "directmap needs x86-64 Linux 5.10 or later with CONFIG_DEBUG_INFO_BTF and CONFIG_KALLSYMS_ALL"
         )
-    if features.n_params[CHOKE_POINT] != 2:
-        raise HostError(
-            f"{CHOKE_POINT}: takes {features.n_params[CHOKE_POINT]} arguments, not 2; this kernel is not known yet"
-        )
+    n_params = len(features.signatures[CHOKE_POINT]) - 1
+    if n_params != 2:
+        raise HostError(f"{CHOKE_POINT}: takes {n_params} arguments, not 2; this kernel is not known yet")
     for macro, member in CPA_MEMBERS.items():
         offset = btf.offset("cpa_data", member)
         if offset is None:

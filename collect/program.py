@@ -220,7 +220,7 @@ def _stubs(features: Features) -> list[str]:
         "vfree": ("block_free_enter(ctx, a0);", "block_free_exit();"),
     }
     for function, (enter, leave) in pairs.items():
-        if function in features.n_params:
+        if function in features.signatures:
             parts.append(_fentry(features, function, f"{enter} return 0;"))
             parts.append(_fexit(features, function, f"{leave} return 0;"))
     return parts
@@ -231,13 +231,16 @@ def _size(alloc: RegionAlloc) -> str:
 
 
 def _stub(macro: str, features: Features, function: str, body: str, *, returns: bool) -> str:
-    """One attached function. Arguments are copied out of the context, so that the verifier takes pointers as numbers."""
-    n = features.n_params[function]
-    names = [f"a{i}" for i in range(n)] + (["ret"] if returns else [])
+    """One attached function.
+
+    Arguments are copied out of the context, each in its own width, so that the verifier takes pointers as numbers.
+    """
+    signature = features.signatures[function]
+    names = [f"a{i}" for i in range(len(signature) - 1)] + (["ret"] if returns else [])
     params = "".join(f", u64 typed_{name}" for name in names)
     copies = "".join(
-        f" u64 {name} = 0; bpf_probe_read_kernel(&{name}, 8, (void *)&ctx[{i}]);"
-        for i, name in enumerate(names)
+        f" u64 {name} = 0; bpf_probe_read_kernel(&{name}, {min(n_bytes or 8, 8)}, (void *)&ctx[{i}]);"
+        for i, (name, n_bytes) in enumerate(zip(names, signature, strict=False))
         if re.search(rf"\b{name}\b", body)
     )
     return f"{macro}({function}{params}) {{ if (!is_armed()) return 0;{copies} {body} }}"
