@@ -33,6 +33,9 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+_LENGTH = np.uint64((1 << 32) - 1)
+"""Lengths of images are `unsigned int` (bpf_jit_binary_alloc): the upper half of the register means nothing."""
+
 _PER_REQUEST = (
     "region_id", "kind", "asked_kind", "asked_bytes", "in_jit", "user", "order", "alloc_ns", "free_ns", "begin_ns", "end_ns",
     "alloc_pid", "free_pid", "address",
@@ -165,7 +168,7 @@ def read_requests(trace: Trace) -> Requests:
         region_id=column["region_id"][rows],
         kind=kind,
         asked_kind=asked_kind,
-        asked_bytes=np.where(asked >= 0, column["n_bytes"][asked], 0).astype(np.int64),
+        asked_bytes=np.where(asked >= 0, column["n_bytes"][asked] & _LENGTH, 0).astype(np.int64),
         in_jit=(asked_kind == RegionKind.BPF_IMAGE) & ~in_stacks(trace, asked_stack, TRAMPOLINE),
         user=_users(trace, column, rows, asked_kind),
         order=np.where(huge, 9, 0).astype(np.uint8),

@@ -66,7 +66,7 @@ def regions() -> Regions:
 def test_an_image_of_5_10_is_a_request_by_what_backs_it(regions: Regions, tmp_path: Path) -> None:
     image = 77
     regions.alloc(RegionKind.MODULE_ALLOC, pfns=[5, 9], address=0xFFFF_C000_0000_0000, n_bytes=8192, parent_id=image)
-    regions.row(RegionEvent.ALLOC, RegionKind.BPF_IMAGE, image, n_bytes=5000)
+    regions.row(RegionEvent.ALLOC, RegionKind.BPF_IMAGE, image, n_bytes=0xE12B_3EFA_0000_1388)  # 5000, as an u32
     regions.free(RegionKind.BPF_IMAGE, image)
     regions.free(RegionKind.MODULE_ALLOC, 1)
     requests = read_requests(regions.trace(tmp_path))
