@@ -202,13 +202,15 @@ def _what_was_split(users: Sequence[UserView], how_long: str) -> str:
     n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
     if not users:
         return f"In {how_long} nobody split an entry of the direct map."
-    whose = [f"{user.label} {splits_text(user.n_2m, user.n_1g)}" for user in users]
+    if len(users) == 1:
+        by_whom = f", all by {users[0].label}"
+    else:
+        by_whom = ": " + enumeration([f"{user.label} {splits_text(user.n_2m, user.n_1g)}" for user in users])
     whole = "its" if n_2m else "the kernel's"
-    parts = ([f"{number(n_2m)} of the kernel's 2M entries"] if n_2m else []) + (
-        [f"{number(n_1g)} of {whole} 1G entries"] if n_1g else []
-    )
+    parts = [f"{number(n_2m)} of the kernel's 2M entries"] * bool(n_2m)
+    parts += [f"{number(n_1g)} of {whole} 1G entries"] * bool(n_1g)
     verb = "was" if n_2m + n_1g == 1 else "were"
-    return f"In {how_long}, {enumeration(parts)} {verb} split: {enumeration(whose)}."
+    return f"In {how_long}, {enumeration(parts)} {verb} split{by_whom}."
 
 
 def _what_is_left(levels: pd.DataFrame) -> str:
