@@ -219,6 +219,31 @@ def test_an_empty_table_is_no_hole_but_memory_that_could_not_be_read(
         walk(kcore.walker())
 
 
+@pytest.mark.parametrize("levels", [4, 5])
+def test_the_frame_behind_any_address_is_found(levels: int) -> None:
+    kcore = FakeKcore(levels)
+    area = 0xFFFF_FFFF_C000_0000
+    kcore.put(area, Level.K4, leaf(0x1234, RO | ENCRYPTION))
+    kcore.put(area + 4096, Level.K4, absent(0x1235))
+    kcore.put(area + (2 << 20), Level.M2, leaf(512, RO | LARGE | LARGE_PAT))
+    kcore.put(area + (4 << 20), Level.M2, absent(1024, Level.M2))
+    kcore.put(area - (1 << 30), Level.G1, leaf(GIG, RW | LARGE))
+    found = {
+        area: 0x1234,
+        area + 4095: 0x1234,
+        area + 4096: None,
+        area + 8192: None,
+        area + (2 << 20) + 0x5000: 512 + 5,
+        area + (4 << 20): None,
+        area + (6 << 20): None,
+        area - (1 << 30) + 0x1234_5000: GIG + 0x12345,
+        area - (2 << 30): None,
+        0xFFFF_9000_0000_0000: None,
+    }
+    walker = kcore.walker(MASK & ~ENCRYPTION)
+    assert {address: walker.frame_at(address) for address in found} == found
+
+
 def test_a_walk_reads_each_table_once(kcore: FakeKcore) -> None:
     kcore.walker().direct_map()
     assert kcore.n_reads == 3, "one of 2M entries, two of 4K entries"

@@ -1,0 +1,247 @@
+"""`directmap-collect`: one line and exit status 2 for whatever it cannot do; help with examples; light imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from collect import recorder
+from collect.__main__ import main
+from collect.errors import HostError
+from collect.pagetables import Leaves
+
+ROOT = Path(__file__).parents[2]
+Capture = pytest.CaptureFixture[str]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "collect", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def refused(capsys: Capture, *arguments: str | Path) -> str:
+    """Run a command that must be refused; its one line."""
+    try:
+        status: int | str | None = main([str(argument) for argument in arguments])
+    except SystemExit as leaving:
+        status = leaving.code
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n")
+    assert err.startswith("directmap-collect")
+    assert len(err) < 500
+    return err
+
+
+@pytest.fixture
+def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
+@pytest.fixture
+def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that would do, up to the moment when the directory is made."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    memory = {"max_pfn": 8, "physical_mask": (1 << 52) - 1}
+
+    class Kcore:
+        page_offset, max_pfn, top_pgt, paging_levels = 0xFFFF_8880_0000_0000, 8, 0xFFFF_FFFF_8200_0000, 4
+
+    class Kallsyms:
+        def address(self, name: str) -> None:
+            return None
+
+    monkeypatch.setattr(recorder, "Kallsyms", Kallsyms)
+    monkeypatch.setattr(recorder, "Kcore", Kcore)
+    monkeypatch.setattr(recorder, "Btf", lambda: None)
+    monkeypatch.setattr(recorder, "probe_features", lambda symbols, btf: recorder.Features())
+    monkeypatch.setattr(recorder, "memory_facts", lambda kcore, symbols: memory)
+
+
+def test_recording_without_root_is_refused(as_user: None, tmp_path: Path, capsys: Capture) -> None:
+    assert "run it as root (sudo)" in refused(capsys, "record", "-o", tmp_path / "trace", "-d", "1")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "COMMAND"),
+        (("rekord",), "rekord"),
+        (("record",), "-o/--output"),
+        (("record", "-o", "x", "--pages", "all"), "--pages"),
+        (("record", "-o", "x", "-d", "soon"), "--duration"),
+        (("record", "-o", "x", "-d", "0"), "greater than 0"),
+        (("record", "-o", "x", "-d", "-3"), "greater than 0"),
+        (("record", "-o", "x", "-d", "nan"), "greater than 0"),
+        (("record", "-o", "x", "-d", "inf"), "greater than 0"),
+        (("recover",), "directory"),
+        (("snapshot", "--csv"), "--csv"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments: tuple[str, ...], told: str, capsys: Capture) -> None:
+    assert told in refused(capsys, *arguments)
+
+
+def test_the_process_says_it_in_one_line_too() -> None:
+    done = run("record", "-d", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "directmap-collect record: the following arguments are required: -o/--output; "
+        "see directmap-collect record --help\n"
+    )
+
+
+def test_an_output_that_cannot_be_written_is_refused(as_root: None, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "trace"):
+        assert "choose another -o" in refused(capsys, "record", "-o", output, "-d", "1")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_is_not_ours_is_never_replaced(as_root: None, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    for force in ((), ("--force",)):
+        assert "thesis.tex" in refused(capsys, "record", "-o", tmp_path, *force)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_trace_is_replaced_by_force_only(as_root: None, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "--force to replace it" in refused(capsys, "record", "-o", tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == "{}"
+
+
+def test_what_breaks_while_recording_leaves_the_journal_and_one_line(
+    as_root: None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, *arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recorder.Recorder, "_run", fail)
+    error: Exception = OSError(28, "No space left on device")
+    told = refused(capsys, "record", "-o", tmp_path / "full")
+    assert "No space left on device" in told and f"recover {tmp_path / 'full'}" in told
+    error = HostError("the BPF programs do not load here: kernel headers are missing")
+    assert "do not load here" in refused(capsys, "record", "-o", tmp_path / "headers")
+    assert (tmp_path / "full" / "journal" / "manifest.json").is_file()
+
+
+def test_there_is_nothing_to_recover_where_nothing_was_recorded(tmp_path: Path, capsys: Capture) -> None:
+    assert "no journal here" in refused(capsys, "recover", tmp_path)
+    assert "no journal here" in refused(capsys, "recover", tmp_path / "missing")
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "nothing to recover" in refused(capsys, "recover", tmp_path)
+
+
+def test_ctrl_c_leaves_with_130_and_no_traceback(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("collect.journal.recover", interrupted)
+    assert main(["recover", "x"]) == 130
+    assert capsys.readouterr().err == "directmap-collect: aborted\n"
+
+
+@pytest.fixture
+def kcore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of two 2M leaves and one page."""
+    leaves = Leaves(np.array([0, 512, 1024], np.uint64), np.array([2, 2, 1], np.uint8), np.full(3, 3, np.uint64))
+    none = Leaves(*(column[:0] for column in leaves))
+    walker = namedtuple("walker", ["direct_map", "kernel_image"])(lambda: leaves, lambda: none)
+    monkeypatch.setattr("collect.kcore.Kcore", lambda: None)
+    monkeypatch.setattr("collect.kallsyms.Kallsyms", lambda: None)
+    monkeypatch.setattr("collect.host.physical_mask", lambda kcore, symbols: 0)
+    monkeypatch.setattr("collect.pagetables.Walker", lambda kcore, mask: walker)
+    claimed = {"meminfo/DirectMap4k": 8, "meminfo/DirectMap2M": 4096}
+    monkeypatch.setattr("collect.counters.read_counters", lambda: claimed)
+
+
+def test_a_snapshot_shows_the_page_tables_beside_meminfo(kcore: None, capsys: Capture) -> None:
+    assert main(["snapshot"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["DirectMap4k", "4", "kB", "8", "kB"] in rows
+    assert ["DirectMap2M", "4096", "kB", "4096", "kB"] in rows
+    assert ["DirectMap1G", "0", "kB", "-", "kB"] in rows
+
+
+def test_a_snapshot_as_json_is_strict(kcore: None, capsys: Capture) -> None:
+    assert main(["snapshot", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "DirectMap4k": {"page_tables_kb": 4, "meminfo_kb": 8},
+        "DirectMap2M": {"page_tables_kb": 4096, "meminfo_kb": 4096},
+        "DirectMap1G": {"page_tables_kb": 0, "meminfo_kb": None},
+    }
+
+
+def test_check_names_everything_that_is_missing_and_what_mends_it(
+    as_user: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(what: str) -> Callable[[], None]:
+        def look() -> None:
+            raise HostError(f"{what}: missing; look elsewhere")
+
+        return look
+
+    for name in ("Kallsyms", "Btf", "Kcore", "import_bcc"):
+        monkeypatch.setattr(f"collect.check.{name}", missing(name))
+    assert main(["check"]) == 2
+    out, err = capsys.readouterr()
+    assert err == ""
+    for name in ("Kallsyms", "Btf", "Kcore", "import_bcc"):
+        assert f"{name}: missing; look elsewhere" in out
+    assert "MISSING root: uid 1000\n        -> run it with sudo\n" in out
+    assert main(["check", "--json"]) == 2
+    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["root"] == {
+        "what": "root",
+        "ok": False,
+        "found": "uid 1000",
+        "needed": True,
+        "mend": "run it with sudo",
+    }
+    assert not rows["bcc"]["ok"]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("record", "--help"), ("--version",)])
+def test_help_and_version_go_to_stdout(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout
+
+
+def test_help_shows_examples_that_parse(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    examples = [
+        line.split("  ")[1].split()[1:] for line in text.splitlines() if line.startswith("  directmap-collect ")
+    ]
+    assert {example[0] for example in examples} == {"check", "record", "snapshot", "recover"}
+    from collect.__main__ import _parser
+
+    for example in examples:
+        options = _parser().parse_args(example)
+        if "--" in example:
+            assert options.command == example[example.index("--") + 1 :]
+
+
+@pytest.mark.parametrize("module", ["collect", "collect.__main__", "collect.recorder", "collect.trace"])
+def test_what_is_imported_is_light(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "collect" in loaded
+    assert not loaded & {"bcc", "numba", "pandas", "matplotlib", "rich", "analyze", "replay"}
+    if module in ("collect", "collect.__main__"):
+        assert not loaded & {"numpy", "pyarrow"}
