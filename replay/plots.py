@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,10 +15,12 @@ from replay.results import PolicyResult
 
 __all__ = ["png", "split_figure", "svg"]
 
+Floats = npt.NDArray[np.float64]
+
 _COLOURS = [USERS[name].light for name in ("other", "module", "bpf", "ftrace", "kprobe", "secretmem", "collector")]
 """Okabe and Ito's, as everywhere; the line's dashes and the label at its end tell policies apart without colour."""
 _DASHES = ["solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 3)), (0, (8, 3)), (0, (1, 3))]
-_HATCHES = ["", "////", "....", "\\\\\\\\", "||||", "----", "xxxx"]
+_HATCHES = ["", "////", "\\\\\\\\", "||||", "----", "++", "xx"]  # of lines: dots make an SVG ten times larger
 
 
 def split_figure(results: Sequence[PolicyResult]) -> Figure:
@@ -44,8 +47,8 @@ def _panel(axes: Axes, results: Sequence[PolicyResult], curve: str, unit: float)
     highest = 0.0
     for i, result in enumerate(results):
         colour, dashes, hatch = _COLOURS[i % 7], _DASHES[i % 7], _HATCHES[i % 7]
-        t = result.series.t_s
-        lo, hi = getattr(result.series, f"{curve}_lo") / unit, getattr(result.series, f"{curve}_hi") / unit
+        t, lo, hi = _corners(result, curve)
+        lo, hi = lo / unit, hi / unit
         if np.any(hi > lo):
             axes.fill_between(
                 t, lo, hi, step="post", facecolor=colour, alpha=0.16, edgecolor=colour, hatch=hatch, linewidth=0
@@ -61,6 +64,14 @@ def _panel(axes: Axes, results: Sequence[PolicyResult], curve: str, unit: float)
     axes.grid(axis="y", color=FAINT, linewidth=0.4)
     axes.set_axisbelow(True)
     _label_ends(axes, tops)
+
+
+def _corners(result: PolicyResult, curve: str) -> tuple[Floats, Floats, Floats]:
+    """Time and bounds of a curve where either bound changes, and at the end: what a picture of steps needs."""
+    lo, hi = getattr(result.series, f"{curve}_lo"), getattr(result.series, f"{curve}_hi")
+    keep = np.concatenate(([True], (np.diff(lo) != 0) | (np.diff(hi) != 0)))
+    keep[-1] = True
+    return result.series.t_s[keep], lo[keep], hi[keep]
 
 
 def _label_ends(axes: Axes, tops: list[tuple[float, str, str]]) -> None:
