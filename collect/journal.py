@@ -12,6 +12,7 @@ in between leaves both, and a recovery lets the segment win.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -115,6 +116,15 @@ class TraceWriter:
         for file, _ in self._streams.values():
             file.close()
         self._lock.close()
+
+    def discard(self) -> None:
+        """Nothing worth keeping was recorded: leave the directory empty, or not at all if it was made for this."""
+        self.abandon()
+        for name in [*self._journal.parent.glob("*.parquet"), *self._journal.parent.glob("*.tmp")]:
+            name.unlink()
+        shutil.rmtree(self._journal)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def _stream(self, name: str) -> pa.RecordBatchStreamWriter:
         if name not in self._streams:

@@ -39,6 +39,8 @@ __all__ = ["Recorder", "Summary"]
 TICK_SECONDS = 1.0
 IDLE_SECONDS, BUSY_SECONDS = 0.05, 0.002
 RUNNING_CALL_SECONDS = 5.0
+CALL_ID_SHIFT = 10
+"""A call's id is its time of entry in nanoseconds, then ten bits of its CPU (new_id in collect/bpf/records.h)."""
 
 
 class Summary(dict[str, int]):
@@ -131,6 +133,7 @@ class Recorder:
         self._n_snapshots = 0
         self._summary = Summary()
         self._unstable = 0
+        self._recording = False
         self._blocks: dict[int, int] = {}
         self._blocks_gone = 0
 
@@ -146,7 +149,11 @@ class Recorder:
                 f"`directmap-collect recover {self._writer.path}`"
             ) from None
         except BaseException:
-            self._writer.abandon()
+            # What was recorded stays in the journal; if nothing was, no half trace is left behind.
+            if self._recording:
+                self._writer.abandon()
+            else:
+                self._writer.discard()
             raise
 
     def _run(self, command: Sequence[str] | None, duration: float | None, interrupts: Interrupts) -> Summary:
@@ -160,6 +167,7 @@ class Recorder:
             self._count()
             self._save(self._still(), Moment.START)
             self._manifest["ts_start_ns"] = time.monotonic_ns()
+            self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
             status = self._record(command, duration, interrupts)
             self._manifest["ts_end_ns"] = time.monotonic_ns()
@@ -167,7 +175,7 @@ class Recorder:
             self._save(end, Moment.END)
             self._tick()
             self._blocks_gone = sum(self._walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
-            losses = self._losses()
+            losses = self._losses() | {"entry_without_exit": self._never_returned()}
         finally:
             self._program.detach()
         self._count()
@@ -221,8 +229,12 @@ class Recorder:
                 self._follow_blocks(table)
             self._summary[name] = self._summary.get(name, 0) + table.num_rows
         self._batch = {}
-        self._count(self._losses())
+        losses = self._losses()
+        self._count(losses)
         self._writer.sync()
+        if sys.stderr.isatty() and self._recording:
+            changes, lost = self._summary.get("changes", 0), sum(losses.values())
+            print(f"{changes} changes, {lost} lost", end="\r", file=sys.stderr, flush=True)
 
     def _follow_blocks(self, regions: pa.Table) -> None:
         """Keep the live blocks of the ROX cache, by address, with the first frame of each."""
@@ -279,6 +291,11 @@ class Recorder:
             frames = (pages - np.uint64(self._constants["VMEMMAP_BASE"])) >> np.uint64(6)
             parts.append((np.full(n, call["ts"]), np.full(n, call["end"]), frames, np.ones(n, np.uint64)))
         return Touched(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def _never_returned(self) -> int:
+        """Calls that have been inside the choke point for longer than any call takes: their return was missed."""
+        oldest = time.monotonic_ns() - int(RUNNING_CALL_SECONDS * 1e9)
+        return sum(call_id >> CALL_ID_SHIFT < oldest for call_id in self._program.running_calls())
 
     def _save(self, snapshot: Snapshot, moment: Moment) -> None:
         self._writer.append("snapshots", snapshot.table(self._n_snapshots, moment))
