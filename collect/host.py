@@ -50,9 +50,9 @@ def kernel_facts() -> dict[str, Any]:
 
 def cpu_facts() -> dict[str, Any]:
     """Model, number of CPUs, and whether a hypervisor or an emulator stands below."""
-    lines = _read("/proc/cpuinfo").splitlines()
-    info = dict(part.split(":", 1) for part in lines[: lines.index("")] if ":" in part) if "" in lines else {}
-    info = {key.strip(): value.strip() for key, value in info.items()}
+    first = _read("/proc/cpuinfo").partition("\n\n")[0]  # of one CPU as of many
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    info = {key.strip(): value.strip() for key, value in pairs}
     model = info.get("model name", "unknown")
     vendor = _read("/sys/class/dmi/id/sys_vendor")
     return {
