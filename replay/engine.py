@@ -9,7 +9,8 @@ that gives each request its recorded frames makes exactly the recorded steps.
 
 **Bounds.** A symbolic block whose entry is split counts as one more 2M frame split at most. At least, it may have lain
 in a frame that was split already: a frame of RAM, mapped by 4K entries, none of which is special at that moment. Each
-such frame can host one block; blocks beyond their number must have split a frame of their own. A 1G entry may have
+such frame can host one block; blocks beyond their number must have split a frame of their own. A block that stands for
+memory in pieces (single pages, or a refill below 2 MiB) may have lain among others' pages in any split frame. A 1G entry may have
 been split by a block or not, but never more of them than there were.
 """
 
@@ -32,6 +33,7 @@ from replay.walk import (
     HOSTED,
     LIVE_REAL,
     LIVE_SYM,
+    N_TALLY,
     PEAK_HI,
     PEAK_LO,
     SPLIT_REAL,
@@ -98,9 +100,11 @@ def walk(stream: Stream, placement: Placement) -> Walk:
     special = special_pages(m, n_frames)
     hostable = np.zeros(n_frames, np.bool_)
     hostable[: len(stream.whole_ram)] = stream.whole_ram
+    first_symbolic = m.first_symbolic // FRAME
+    hostable[first_symbolic : first_symbolic + placement.n_blocks] = placement.in_pieces
     split_already = np.zeros(n_frames, np.bool_)
     split_already[m.split_frames()] = True
-    tally = np.zeros(10, np.int64)
+    tally = np.zeros(N_TALLY, np.int64)
     tally[CANDIDATES] = np.count_nonzero(split_already & hostable & (special == 0))
     n_1g = m.counts()[Level.G1]
     most = m.counts()[Level.M2] + n_1g * (GIGA // FRAME)  # 2M frames that a large entry maps, and could be split

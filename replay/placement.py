@@ -66,6 +66,7 @@ class Placement:
     Attributes:
         dest: [pages of all requests] place of each page: page frame, symbolic page, or `GONE`.
         n_blocks: symbolic blocks used.
+        in_pieces: [n_blocks] the block stands for memory allocated in pieces smaller than 2 MiB (all False if empty).
         acts: the policy's own changes.
         idle_ns, idle_pages: pages that the policy holds and nobody uses, from each moment on.
         refill_orders: order of each refill; `refill_failures`: attempts to refill that got nothing.
@@ -76,6 +77,7 @@ class Placement:
     dest: Int64
     swallowed: npt.NDArray[np.bool_]
     n_blocks: int = 0
+    in_pieces: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     acts: Acts = field(default_factory=Acts.none)
     idle_ns: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     idle_pages: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -87,6 +89,8 @@ class Placement:
     pages_unmapped: int = 0
 
     def __post_init__(self) -> None:
+        if not len(self.in_pieces):
+            object.__setattr__(self, "in_pieces", np.zeros(self.n_blocks, np.bool_))
         symbolic = self.dest[self.dest >= SYMBOLIC]
         if len(symbolic) and int(symbolic.max()) >= SYMBOLIC + self.n_blocks * HUGE_FRAME_PAGES:
             raise ValueError("a page lies in a symbolic block beyond n_blocks")

@@ -1,7 +1,9 @@
 """The compiled loop under `replay.engine`: applies steps and acts to a map and keeps the tally of what they split.
 
 Books that are kept beside the map, per 2M frame: how many of its pages are special (not present, or not writable),
-whether it is split now, and whether it was split in this run. The tally follows from them.
+whether it is split now, and whether it was split in this run. The tally follows from them. `hostable` says of a real
+frame that a whole block may have lain there once it is split (it is RAM), and of a symbolic one that it stands for
+memory in pieces, which may have lain among others' pages.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ __all__ = [
     "HOSTED",
     "LIVE_REAL",
     "LIVE_SYM",
+    "N_TALLY",
     "PEAK_HI",
     "PEAK_LO",
     "SPLIT_REAL",
@@ -45,7 +48,10 @@ _CHANGE, _COLLAPSE, _COLLAPSE_GIGA = CHANGE, COLLAPSE, COLLAPSE_GIGA
 _ADD, _REMOVE = HOTPLUG_ADD, HOTPLUG_REMOVE
 _SYMBOLIC_CELL, _RODATA_FIRST_CELL, _RODATA_END_CELL = SYMBOLIC_CELL, RODATA_FIRST_CELL, RODATA_END_CELL
 
-SPLIT_REAL, SPLIT_SYM, HOSTED, LIVE_REAL, LIVE_SYM, CANDIDATES, GIGA_REAL, STEPS, PEAK_LO, PEAK_HI = range(10)
+SPLIT_REAL, SPLIT_SYM, HOSTED, HOSTED_WHOLE, LIVE_REAL, LIVE_SYM, CANDIDATES, GIGA_REAL, STEPS, PEAK_LO, PEAK_HI = (
+    range(11)
+)
+N_TALLY = 11
 
 
 @kernel
@@ -98,7 +104,10 @@ def _newly_split(
         split_in_run[frame] = True
         if frame >= symbolic:
             tally[SPLIT_SYM] += 1
-            if tally[CANDIDATES] > tally[HOSTED]:
+            if hostable[frame]:  # in pieces: may lie in split frames among pages of others
+                tally[HOSTED] += 1
+            elif tally[CANDIDATES] > tally[HOSTED_WHOLE]:
+                tally[HOSTED_WHOLE] += 1
                 tally[HOSTED] += 1
         else:
             tally[SPLIT_REAL] += 1

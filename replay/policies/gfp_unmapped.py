@@ -59,6 +59,7 @@ class GfpUnmapped(Policy):
             dest=np.where(failed, run.dest, SYMBOLIC + run.dest),
             swallowed=secret | ~served,
             n_blocks=len(run.refill_order),
+            in_pieces=run.refill_order < BLOCK_ORDER,
             acts=_unmap_at_refill(run, event_ns),
             idle_ns=event_ns,
             idle_pages=run.idle,

@@ -66,7 +66,7 @@ class ProgPack(Policy):
                 "Where packs are used, one was there before the recording: the recorder's own programs live in it. Lower "
                 f"bound: packs from before have room for the {kib} KiB that images took at most. Upper bound: they are "
                 f"full, and each new pack's {pages} single pages, which the recorded kernel never allocated, touch "
-                f"{wide} new frames, the spread of as many of the recorded images' own pages (in theory up to {pages})."
+                f"{wide} new frames, the spread of as many of the recorded images' own pages (in theory none to {pages})."
             ],
             narrow=["The same load recorded on a kernel with packs tells how full they are and where their pages lie."],
         )
@@ -86,10 +86,12 @@ class ProgPack(Policy):
         chunks = chunks_of(requests.asked_bytes)
         run = run_packs(event_request, is_free, chunks, pages * PAGE_BYTES // CHUNK_BYTES, old_pack=old_pack)
         in_pack = run.pack >= 0
+        n_blocks_all = int(np.count_nonzero(run.made_event >= 0)) * n_blocks
         return Placement(
             dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
             swallowed=in_pack,
-            n_blocks=int(np.count_nonzero(run.made_event >= 0)) * n_blocks,
+            n_blocks=n_blocks_all,
+            in_pieces=np.ones(n_blocks_all, np.bool_),
             acts=_acts(run, event_ns, pages, n_blocks),
             idle_ns=event_ns,
             idle_pages=run.n_live * pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES),

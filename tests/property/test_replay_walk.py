@@ -34,7 +34,9 @@ class PlainWalk:
             np.concatenate((lo, np.full(more, -1, np.int64))), np.concatenate((hi, np.full(more, 1 << 62, np.int64)))
         )
         self.split: dict[int, None] = {}
+        self.in_pieces = placement.in_pieces
         self.hosted = 0
+        self.hosted_whole = 0
         self.n_1g = 0
         self.n_steps = 0
         self.peak = (0, 0)
@@ -97,8 +99,12 @@ class PlainWalk:
                 self.n_1g += 1
             elif frame not in self.split:
                 self.split[frame] = None
-                if frame * 512 >= self.map.first_symbolic and self.candidates() > self.hosted:
-                    self.hosted += 1
+                if frame * 512 >= self.map.first_symbolic:
+                    if self.in_pieces[frame - self.map.first_symbolic // 512]:
+                        self.hosted += 1
+                    elif self.candidates() > self.hosted_whole:
+                        self.hosted_whole += 1
+                        self.hosted += 1
         lo, hi = self.live()
         self.peak = max(self.peak[0], lo), max(self.peak[1], hi)
 
