@@ -50,7 +50,12 @@ class Blob:
         return self.add(kind, name, size_or_type=size, vlen=len(members), flag=flag, words=words)
 
     def function(self, name: str, n_params: int) -> None:
-        proto = self.add(FUNC_PROTO, size_or_type=1, vlen=n_params, words=(0, 1) * n_params)
+        """A function that takes and returns numbers of type 1, `int`."""
+        self.prototype(name, *[1] * n_params, returns=1)
+
+    def prototype(self, name: str, *params: int, returns: int) -> None:
+        words = tuple(word for param in params for word in (0, param))
+        proto = self.add(FUNC_PROTO, size_or_type=returns, vlen=len(params), words=words)
         self.add(FUNC, name, size_or_type=proto, vlen=1)
 
     def write(self, path: Path, *, magic: int = 0xEB9F, header_bytes: int = 24) -> Path:
@@ -69,12 +74,36 @@ def blob() -> Blob:
     return made
 
 
-def test_functions_tell_their_number_of_parameters(blob: Blob, tmp_path: Path) -> None:
+def n_params(btf: Btf, function: str) -> int:
+    signature = btf.signature(function)
+    assert signature is not None
+    return len(signature) - 1
+
+
+def test_functions_tell_their_parameters(blob: Blob, tmp_path: Path) -> None:
     blob.function("none", 0)
     blob.function("three", 3)
     blob.function("one", 1)
     btf = Btf(blob.write(tmp_path / "btf"))
-    assert [btf.n_params(name) for name in ("none", "three", "one", "missing")] == [0, 3, 1, None]
+    assert [n_params(btf, name) for name in ("none", "three", "one")] == [0, 3, 1]
+    assert btf.signature("missing") is None
+
+
+def test_a_signature_is_the_width_of_each_parameter_and_of_what_is_returned(blob: Blob, tmp_path: Path) -> None:
+    byte = blob.add(INT, "unsigned char", size_or_type=1, words=(8,))
+    long = blob.add(INT, "unsigned long", size_or_type=8, words=(64,))
+    constant = blob.add(CONST, size_or_type=byte)
+    size_t = blob.add(TYPEDEF, "size_t", size_or_type=blob.add(TYPEDEF, "__kernel_size_t", size_or_type=long))
+    flag = blob.add(TYPEDEF, "flag", size_or_type=blob.add(VOLATILE, size_or_type=constant))
+    pointer = blob.add(PTR, size_or_type=constant)
+    kind = blob.add(ENUM, "kind", size_or_type=4, vlen=1, words=(0, 1))
+    blob.prototype("mixed", 1, size_t, flag, pointer, kind, returns=0)
+    blob.prototype("int_of_pointer", pointer, returns=1)
+    blob.prototype("pointer_of_nothing", returns=blob.add(PTR))
+    btf = Btf(blob.write(tmp_path / "btf"))
+    assert btf.signature("mixed") == (4, 8, 1, 8, 4, 0)
+    assert btf.signature("int_of_pointer") == (8, 4)
+    assert btf.signature("pointer_of_nothing") == (8,)
 
 
 def test_members_lie_at_byte_offsets(blob: Blob, tmp_path: Path) -> None:
@@ -139,12 +168,12 @@ def test_every_kind_is_passed_over_by_its_own_length(blob: Blob, tmp_path: Path)
         blob.add(kind, f"kind{kind}", vlen=vlen, words=words, size_or_type=1)
         blob.function(f"after{kind}", kind)
     btf = Btf(blob.write(tmp_path / "btf"))
-    assert [btf.n_params(f"after{kind}") for kind in fillers] == list(fillers)
+    assert [n_params(btf, f"after{kind}") for kind in fillers] == list(fillers)
 
 
 def test_a_longer_header_is_passed_over(blob: Blob, tmp_path: Path) -> None:
     blob.function("two", 2)
-    assert Btf(blob.write(tmp_path / "btf", header_bytes=32)).n_params("two") == 2
+    assert Btf(blob.write(tmp_path / "btf", header_bytes=32)).signature("two") == (4, 4, 4)
 
 
 def test_an_unknown_kind_is_an_error_and_no_guess(blob: Blob, tmp_path: Path) -> None:
@@ -172,9 +201,9 @@ def test_a_cut_header_is_refused(n_bytes: int, blob: Blob, tmp_path: Path) -> No
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL}: not there on this kernel")
 def test_the_running_kernels_types_are_read() -> None:
     btf = Btf()
-    assert btf.n_params("kfree") == 1, "void kfree(const void *)"
-    assert btf.n_params("vfs_read") == 4, "file, buffer, count, position"
-    assert btf.n_params("no_such_function") is None
+    assert btf.signature("kfree") == (8, 0), "void kfree(const void *)"
+    assert btf.signature("vfs_read") == (8, 8, 8, 8, 8), "file, buffer, count, position; bytes read"
+    assert btf.signature("no_such_function") is None
     assert btf.offset("list_head", "prev") == btf.size("list_head") // 2 == 8  # type: ignore[operator]
     assert btf.offset("page", "flags") == 0
     assert btf.size("page") in (56, 64)

@@ -121,19 +121,33 @@ def test_a_trace_is_replaced_by_force_only(as_root: None, tmp_path: Path, capsys
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
-def test_what_breaks_while_recording_leaves_the_journal_and_one_line(
-    as_root: None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(self: object, *arguments: object) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, recording: bool) -> None:
+    def fail(self: recorder.Recorder, *arguments: object) -> None:
+        self._recording = recording
         raise error
 
     monkeypatch.setattr(recorder.Recorder, "_run", fail)
-    error: Exception = OSError(28, "No space left on device")
+
+
+def test_what_breaks_while_recording_leaves_the_journal_and_one_line(
+    as_root: None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, OSError(28, "No space left on device"), recording=True)
     told = refused(capsys, "record", "-o", tmp_path / "full")
     assert "No space left on device" in told and f"recover {tmp_path / 'full'}" in told
-    error = HostError("the BPF programs do not load here: kernel headers are missing")
-    assert "do not load here" in refused(capsys, "record", "-o", tmp_path / "headers")
     assert (tmp_path / "full" / "journal" / "manifest.json").is_file()
+    failing(monkeypatch, HostError("make: cannot be run"), recording=True)
+    refused(capsys, "record", "-o", tmp_path / "command")
+    assert (tmp_path / "command" / "journal" / "manifest.json").is_file()
+
+
+def test_what_breaks_before_anything_was_recorded_leaves_nothing_behind(
+    as_root: None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, HostError("the BPF programs do not load here: no kernel headers"), recording=False)
+    for _ in range(2):
+        assert "do not load here" in refused(capsys, "record", "-o", tmp_path / "trace")
+        assert not (tmp_path / "trace").exists()
 
 
 def test_there_is_nothing_to_recover_where_nothing_was_recorded(tmp_path: Path, capsys: Capture) -> None:
