@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analyze.terminal import clean
+from collect.errors import TraceError
 from collect.schema import TABLES
 from collect.trace import Trace, open_trace
 
@@ -16,8 +17,15 @@ __all__ = ["run"]
 def run(directory: Path, *, as_json: bool) -> int:
     """Print it; returns the exit status. Raises TraceError."""
     trace = open_trace(directory)
-    print(json.dumps(_json(trace), indent=1, allow_nan=False) if as_json else "\n".join(_lines(trace)))
+    print(_dump(trace) if as_json else "\n".join(_lines(trace)))
     return 0
+
+
+def _dump(trace: Trace) -> str:
+    try:
+        return json.dumps(_json(trace), indent=1, allow_nan=False)
+    except ValueError:  # Python reads NaN and Infinity where strict JSON has no such numbers
+        raise TraceError(f"{trace.path}: the manifest holds NaN or Infinity; copy the trace anew") from None
 
 
 def _json(trace: Trace) -> dict[str, Any]:
@@ -47,7 +55,8 @@ def _lines(trace: Trace) -> list[str]:
     seconds = (manifest["ts_end_ns"] - manifest["ts_start_ns"]) / 1e9
     ram = sum(end - first for first, end in memory["ranges"]) * 4096
     emulated = ", emulated: its times say nothing" if cpu.get("emulated") else ""
-    missing = [probe for probe in manifest["probes"].get("missing", []) if isinstance(probe, dict)]
+    listed = manifest["probes"].get("missing")
+    missing = [probe for probe in listed if isinstance(probe, dict)] if isinstance(listed, list) else []
     lost = {name: n for name, n in manifest["losses"].items() if n}
     lines = [
         f"kernel     {clean(kernel.get('release', '?'))}",

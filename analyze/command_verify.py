@@ -15,8 +15,12 @@ __all__ = ["EXACT", "NOT_EXACT", "run"]
 
 EXACT, NOT_EXACT = 0, 1
 
+COLUMNS = 79
+
 MAX_SHOWN = 8
 """Differences of a kind that are printed; `--json` lists more."""
+
+_WHEN = {"before": "before the call", "first": "first page after it", "last": "last page after it"}
 
 
 def run(directory: Path, *, as_json: bool) -> int:
@@ -27,7 +31,7 @@ def run(directory: Path, *, as_json: bool) -> int:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         print(f"{'exact' if found.exact else 'NOT EXACT'}: {clean(directory.name or directory)}")
-        print("\n".join([*_lines(found), *_differences(found)]))
+        print("\n".join(line[:COLUMNS] for line in [*_lines(found), *_differences(found)]))
     return EXACT if found.exact else NOT_EXACT
 
 
@@ -59,7 +63,7 @@ def _lines(found: Verification) -> list[str]:
             lines.append(
                 f"  {text:<17} {splits[Level.M2]:,} x 2M and {splits[Level.G1]:,} x 1G split, not part of the recording"
             )
-    return [line[:79] for line in lines]
+    return lines
 
 
 def _counter_lines(splits: dict[Level, SplitCount]) -> list[str]:
@@ -85,7 +89,8 @@ def _differences(found: Verification) -> list[str]:
             lines.append(f"      snapshot level {seen_level} attrs {seen_attrs:#x}")
     wrong = found.rules[~found.rules["ambiguous"]].head(MAX_SHOWN)
     for row in wrong.itertuples(index=False):
-        lines.append(f"  call {row.call_id}, pfn {row.page:#x} ({row.when}): {row.rule}")
+        lines.append(f"  call {row.call_id}, pfn {row.page:#x}, {_WHEN[str(row.when)]}:")
+        lines.append(f"      {row.rule}")
         lines.append(f"      predicted level {row.predicted_level} attrs {row.predicted_attrs:#x},")
         lines.append(f"      observed  level {row.observed_level} attrs {row.observed_attrs:#x}")
         lines += [f"        {clean(frame)}" for frame in found.stacks.frames(int(str(row.stack_id)))[:4]]

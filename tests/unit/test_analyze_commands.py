@@ -10,6 +10,7 @@ import pytest
 
 from analyze.__main__ import main
 from collect.schema import TABLES
+from collect.trace import open_trace
 from tests.machine import write_trace
 from tests.machine.rewrite import with_cell, with_manifest
 
@@ -55,8 +56,6 @@ def test_verify_json_is_strict(source: Path, capsys: pytest.CaptureFixture[str])
 def test_verify_leaves_with_1_and_shows_the_pages_when_not_exact(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from collect.trace import open_trace
-
     rows = open_trace(source).table("snapshots").to_pandas()
     row = int(rows[(rows["moment"] == 2) & (rows["level"] == 1)].index[0])
     wrong = with_cell(source, tmp_path / "t", "snapshots", "attrs", row, int(rows["attrs"][row]) ^ 2)
@@ -84,6 +83,33 @@ def test_escape_codes_in_a_manifest_do_not_reach_the_terminal(
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\x07" not in out
+
+
+def test_a_manifest_of_odd_values_is_shown_or_refused_in_one_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = with_manifest(
+        source, tmp_path / "t", probes={"missing": 7}, cpu={"model": None}, kernel={"release": ["\ud800"]}
+    )
+    assert main(["info", str(odd)]) == 0
+    nan = with_manifest(source, tmp_path / "nan", cpu={"model": float("nan")})
+    assert main(["info", str(nan)]) == 0
+    capsys.readouterr()
+    assert "NaN" in refused(capsys, "info", "--json", nan)
+
+
+def test_a_rule_mismatch_is_shown_with_both_answers_and_its_stack(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = open_trace(source).table("changes").to_pandas()
+    row = int(changes[(changes["space"] == 0) & (changes["level_first"] == 1) & (changes["stack_id"] > 0)].index[-30])
+    wrong = with_cell(source, tmp_path / "t", "changes", "level_first", row, 2)
+    assert main(["verify", str(wrong)]) == 1
+    out = capsys.readouterr().out
+    assert "predicted level 1" in out
+    assert "observed  level 2" in out
+    assert "__change_page_attr_set_clr" in out
+    assert max(len(line) for line in out.splitlines()) < 80
 
 
 def test_help_starts_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
