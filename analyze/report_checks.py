@@ -78,7 +78,11 @@ def _counters(verification: dict[str, Any]) -> Check:
     if splits["decoys_2m"] or splits["decoys_1g"]:
         found += f" ({splits_text(splits['decoys_2m'], splits['decoys_1g'])} of a kind that the kernel does not count)"
     if splits["agree"] is None:
-        return Check(name, "none", f"Found {found}; this kernel does not count splits in /proc/vmstat.")
+        return Check(
+            "The kernel's own counters are missing",
+            "none",
+            f"Found {found}; this kernel does not count splits in /proc/vmstat.",
+        )
     slack = f", with {splits['slack']:,} changes while a counter was read" if splits["slack"] else ""
     return Check(
         name if splits["agree"] else "The kernel's own counters do not agree",

@@ -45,8 +45,10 @@ class Analysis:
 
     @property
     def duration_s(self) -> float:
+        """Length of the recording; of a recovered one, up to the last thing known."""
         manifest = self.trace.manifest
-        return float(manifest["ts_end_ns"] - manifest["ts_start_ns"]) / 1e9
+        end = max(manifest["ts_end_ns"], int(self.rebuilt.levels["ts_ns"].iloc[-1]))
+        return float(max(end - manifest["ts_start_ns"], 0)) / 1e9
 
 
 def analyse(trace_dir: Path) -> Analysis:
@@ -65,7 +67,7 @@ def figures(analysis: Analysis) -> dict[str, Figure]:
     levels = analysis.rebuilt.levels
     t_s = _seconds(analysis, levels["ts_ns"])
     over_time = LevelsOverTime(
-        np.maximum(t_s, 0.0),
+        t_s,
         levels["g1"].to_numpy(np.int64) * LEAF_PAGES[Level.G1],
         levels["m2"].to_numpy(np.int64) * LEAF_PAGES[Level.M2],
         levels["k4"].to_numpy(np.int64),
@@ -84,7 +86,7 @@ def figures(analysis: Analysis) -> dict[str, Figure]:
 
 def _seconds(analysis: Analysis, ts_ns: pd.Series[int]) -> npt.NDArray[np.float64]:
     since: npt.NDArray[np.float64] = (ts_ns - analysis.trace.manifest["ts_start_ns"]).to_numpy(np.float64) / 1e9
-    return since
+    return np.maximum(since, 0.0)
 
 
 def _states(analysis: Analysis) -> npt.NDArray[np.uint8]:
@@ -231,8 +233,8 @@ def _what_is_left(levels: pd.DataFrame) -> str:
     return f"{small}, {large}."
 
 
-def _provenance(trace: Trace) -> list[tuple[str, str]]:
-    manifest = trace.manifest
+def _provenance(analysis: Analysis) -> list[tuple[str, str]]:
+    trace, manifest = analysis.trace, analysis.trace.manifest
     kernel, cpu, ram = manifest["kernel"], manifest["cpu"], manifest["memory"]
     pages = sum(end - first for first, end in ram["ranges"])
     emulated = ", emulated: times mean nothing" if cpu.get("emulated") else ""
@@ -241,7 +243,7 @@ def _provenance(trace: Trace) -> list[tuple[str, str]]:
         ("booted with", plain(str(kernel.get("cmdline", "")), 400)),
         ("machine", plain(f"{cpu.get('n_online')} × {cpu.get('model')}{emulated}")),
         ("memory", f"{memory(pages)} in {len(ram['ranges'])} ranges, {ram['paging_levels']}-level page tables"),
-        ("recorded", plain(f"{manifest['created']}, for {duration((manifest['ts_end_ns'] - manifest['ts_start_ns']) / 1e9)}")),
+        ("recorded", plain(f"{manifest['created']}, for {duration(analysis.duration_s)}")),
         ("command", plain(" ".join(map(str, manifest["command"])), 400)),
         ("recorder", plain(f"directmap {manifest['tool_version']}, trace format {manifest['format_version']}")),
         ("probes", plain(", ".join(attached_probes(manifest)), 900) or "none"),
@@ -290,7 +292,7 @@ def view(
         users_note=_users_note(analysis.attribution),
         stacks=_stacks(analysis),
         limits=limits(analysis.verification, manifest),
-        provenance=_provenance(analysis.trace),
+        provenance=_provenance(analysis),
     )  # fmt: skip
 
 
