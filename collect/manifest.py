@@ -32,7 +32,7 @@ REQUIRED: dict[str, type] = {
     "ts_start_ns": int,  # CLOCK_MONOTONIC when the start snapshot was exact
     "ts_end_ns": int,
     "kernel": dict,  # release, version, boot_id, cmdline, config {CONFIG_X: value}
-    "cpu": dict,  # model, n_possible, n_online, emulated (bool), hypervisor (str or null)
+    "cpu": dict,  # model, n_online, possible (a range as text), emulated (bool), hypervisor (str or null)
     "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
     "recorder": dict,  # pid, tgid
     "probes": dict,  # attached [name], missing [{name, why, costs}]

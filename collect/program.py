@@ -58,7 +58,7 @@ def import_bcc() -> ModuleType:
         if hasattr(module, "BPF"):
             return module
         found = getattr(module, "__file__", None) or "?"
-    except ImportError:
+    except (ImportError, OSError):  # OSError: its library, libbcc, is missing
         pass
     for pattern in SYSTEM_PACKAGES:
         folder = Path(pattern.format(sys.version_info.major, sys.version_info.minor))

@@ -29,7 +29,7 @@ from collect.manifest import FORMAT
 from collect.pagetables import Walker
 from collect.probes import Features, probe_features
 from collect.program import Program
-from collect.records import CHUNK
+from collect.records import CHANGE, CHUNK
 from collect.rows import Batch, RowMaker
 from collect.schema import FORMAT_VERSION, Cpa, Moment, RegionEvent, RegionKind
 from collect.snapshot import Snapshot, Touched, still, walk_once
@@ -143,6 +143,9 @@ class Recorder:
             with Interrupts() as interrupts:
                 return self._run(command, duration, interrupts)
         except OSError as error:
+            if not self._recording:
+                self._writer.discard()
+                raise HostError(f"{self._writer.path}: {error.strerror}; nothing was recorded") from None
             self._writer.abandon()
             raise HostError(
                 f"{self._writer.path}: {error.strerror}; what was saved is in its journal: "
@@ -255,7 +258,10 @@ class Recorder:
         }
 
     def _still(self) -> Snapshot:
-        self._seen_changes = []
+        # Chunks of a pages array are older than their call: those of calls that run now are in this tick's batch.
+        self._drain()
+        no_changes = np.empty(0, CHANGE)
+        self._seen_changes = [(no_changes, chunks) for chunks in self._batch["array_ring"]]
         try:
             snapshot = still(self._walker, self._touched)
         finally:

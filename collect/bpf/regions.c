@@ -138,9 +138,25 @@ static __always_inline void emit_frames(u64 region_id, u64 address, u64 n_bytes)
 		lose(LOST_FRAMES);
 }
 
+// An area that backs more than what was asked for around it, in whole 2M blocks, is a pack or a block that later requests
+// will share; one of the same size is the area around it once more (execmem_alloc's own vmalloc).
+static __always_inline int is_shared_block(u64 n_bytes, u64 parent_size)
+{
+	return parent_size && n_bytes > parent_size + 4096 && n_bytes >= HUGE_SIZE;
+}
+
 static __always_inline void region_alloc_enter(u8 kind, u64 size)
 {
-	enter_scope(kind, new_id(bpf_ktime_get_ns()), size);
+	struct task *task = this_task();
+	u64 id = new_id(bpf_ktime_get_ns()), parent_size = 0;
+	u32 n = task ? task->n_scopes : 0;
+
+	if (kind == KIND_EXECMEM && n && n <= SCOPES && top_scope(task) == KIND_EXECMEM) {
+		parent_size = task->size[scope_index(n - 1)];
+		if (!is_shared_block(size, parent_size))
+			id = top_region(task);
+	}
+	enter_scope(kind, id, size);
 }
 
 static __always_inline void region_alloc_exit(void *ctx, u8 tier, u8 kind, u64 address, u64 n_bytes)
@@ -155,8 +171,7 @@ static __always_inline void region_alloc_exit(void *ctx, u8 tier, u8 kind, u64 a
 		return;
 	if (!id)
 		id = new_id(bpf_ktime_get_ns());
-	// More than what was asked for around it, in whole 2M blocks: a pack or a block that later requests will share.
-	if (tier == TIER_BACKING && parent_size && n_bytes > parent_size + 4096 && n_bytes >= HUGE_SIZE) {
+	if (tier == TIER_BACKING && is_shared_block(n_bytes, parent_size)) {
 		if (parent_kind == KIND_BPF_IMAGE)
 			kind = KIND_BPF_PACK;
 		else if (parent_kind == KIND_EXECMEM) {
@@ -164,7 +179,7 @@ static __always_inline void region_alloc_exit(void *ctx, u8 tier, u8 kind, u64 a
 			class = CLASS_BLOCK;
 		}
 	} else if (parent_kind == KIND_EXECMEM) {
-		return;		// the same area once more: execmem_alloc's own vmalloc
+		return;
 	}
 	key = address | class;
 	if (live_regions.update(&key, &id))
