@@ -39,7 +39,9 @@ def provenance(name: str, manifest: dict[str, Any], lab: dict[str, Any]) -> str:
         options += f" --load-args '{' '.join(extra)}'"
     release = kernel["release"].split("-")[0].split("+")[0]
     version = ".".join(release.split(".")[:2])
-    counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in load["statistics"]["counts"].items() if count)
+    counts = ", ".join(
+        f"{count} {what.replace('_', ' ')}" for what, count in load["statistics"]["counts"].items() if count
+    )
     return f"""# {name}
 
 A recording of a real kernel by directmap's own collector, kept as it was written. Nothing in it is made up.

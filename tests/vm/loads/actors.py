@@ -70,10 +70,31 @@ class Memory:
         )
 
 
+def sieve(megabytes: int) -> list[object]:
+    """Take kernel memory and give every eighth page of it back; the rest goes with what is returned.
+
+    Without such holes a freshly booted kernel serves the next big request from one clean block.
+    """
+    gone = os.pipe()
+    kept: list[object] = []
+    fcntl.fcntl(gone[1], _F_SETPIPE_SZ, 2**20)
+    page = bytes(PAGE)
+    for _ in range(2 * megabytes):
+        pipe = os.pipe()
+        fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, _PIPE)
+        for number in range(_PIPE // PAGE):
+            os.write(gone[1] if number % 8 == 0 else pipe[1], page)
+        kept.append(pipe)
+    for end in gone:
+        os.close(end)
+    return kept
+
+
 class Actor:
     """A forked process; `wait` until it has done its work."""
 
-    def __init__(self, act: Act, memory: Memory) -> None:
+    def __init__(self, act: Act, memory: Memory, *, stays: bool = False) -> None:
+        self.stays = stays
         self.counts: Counter[str] = Counter()
         results, results_write = os.pipe()
         release_read, self._release = os.pipe()
@@ -156,9 +177,9 @@ class Cast:
     def __len__(self) -> int:
         return len(self._alive)
 
-    def enter(self, act: Act, memory: Memory) -> None:
+    def enter(self, act: Act, memory: Memory, *, stays: bool = False) -> None:
         """Start an actor; waits for an earlier one if too many are at work."""
-        self._alive.append(Actor(act, memory))
+        self._alive.append(Actor(act, memory, stays=stays))
         self._counts["processes"] += 1
         if len(self._alive) > self._AT_WORK:
             self._alive[-1 - self._AT_WORK].wait()
@@ -174,6 +195,12 @@ class Cast:
         self._counts.update(actor.let_go())
         self._leaving.append(actor.pid)
         self._reap(self._LEAVING)
+
+    def leave_one(self, rng: random.Random) -> None:
+        """Let someone go who was not told to stay to the end."""
+        free = [index for index, actor in enumerate(self._alive) if not actor.stays]
+        if free:
+            self.leave(rng.choice(free))
 
     def leave_all(self) -> None:
         """Let everyone go, the eldest first, and wait until they are gone."""

@@ -22,7 +22,7 @@ if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.vm.loads import syscalls
-from tests.vm.loads.actors import PAGE, Act, Cast, Memory
+from tests.vm.loads.actors import PAGE, Act, Cast, Memory, sieve
 from tests.vm.loads.module_cycle import Modules
 from tests.vm.loads.probe_sites import Sites
 from tests.vm.loads.report import Report, parser
@@ -37,6 +37,7 @@ def bpf(sizes: list[int]) -> Act:
     """Load BPF programs of these numbers of instructions and hold them."""
 
     def act(counts: Counter[str]) -> None:
+        _held.append(sieve(4))
         for size in sizes:
             syscalls.load_filter(size)
             counts["bpf_programs"] += 1
@@ -67,7 +68,7 @@ def secret(pages: int) -> Act:
 
 
 # A mapping goes when Python forgets it; the actor keeps it until it ends.
-_held: list[mmap.mmap] = []
+_held: list[object] = []
 
 
 def nothing(counts: Counter[str]) -> None:
@@ -88,7 +89,7 @@ def choose(kind: str, number: int, rng: random.Random, modules: Modules, sites: 
         case "module":
             return modules.act(number)
         case "bpf":
-            return bpf([rng.randrange(500, 8500) for _ in range(rng.randrange(3, 8))])
+            return bpf([rng.randrange(500, 9500) for _ in range(rng.randrange(4, 9))])
         case "secret":
             return secret(rng.randrange(4, 64))
         case "kprobe":
@@ -117,11 +118,13 @@ def main() -> int:
             if kind == "ordinary":
                 # Programs of some size push the special pages on into other gigabytes.
                 memory.populated = rng.randrange(8, 65) * MB
-            cast.enter(choose(kind, done[kind], rng, modules, sites), memory)
+            # Two thirds of the programs stay, so that a kernel which packs them needs several packs.
+            stays = kind == "bpf" and rng.random() < 2 / 3
+            cast.enter(choose(kind, done[kind], rng, modules, sites), memory, stays=stays)
             done[kind] += 1
             # A third as many leave as enter, once there is a crowd.
             if len(cast) > CROWD and rng.random() < 1 / 3:
-                cast.leave(rng.randrange(len(cast)))
+                cast.leave_one(rng)
     cast.leave_all()
     shutil.rmtree(folder, ignore_errors=True)
     report.facts["steps"] = dict(done)
