@@ -26,8 +26,10 @@ def read_host(trace: Trace) -> Host:
     names = table.column("counter").combine_chunks().dictionary_encode()
     parts = [_parse(name) for name in _dictionary(names)]
     nodes = {node for node, _, order in parts if order >= 0}
+    pages = sum(end - first for first, end in trace.manifest["memory"]["ranges"])
+    n_frames = max(1, pages // HUGE_FRAME_PAGES)
     if not table.num_rows:
-        return Host(1, np.zeros(0, np.int64), np.zeros((0, N_ORDERS), np.int64), trace.manifest["ts_start_ns"])
+        return Host(1, np.zeros(0, np.int64), np.zeros((0, N_ORDERS), np.int64), n_frames)
     order_of = np.array([order if zone != "DMA" else -1 for _, zone, order in parts], np.int64)
     order = order_of[_indices(names)]
     ts = table.column("ts_ns").to_numpy().astype(np.int64)
@@ -36,7 +38,7 @@ def read_host(trace: Trace) -> Host:
     counted = order >= 0
     values = np.minimum(table.column("value").to_numpy(), np.uint64(1 << 40)).astype(np.int64)
     np.add.at(free_blocks, (at.reshape(-1)[counted], order[counted]), values[counted])
-    return Host(max(1, len(nodes)), free_ns, free_blocks, trace.manifest["ts_start_ns"])
+    return Host(max(1, len(nodes)), free_ns, free_blocks, n_frames)
 
 
 def _dictionary(names: Any) -> list[str]:

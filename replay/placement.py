@@ -102,15 +102,15 @@ class Host:
 
     Attributes:
         n_nodes: NUMA nodes with memory (those of buddyinfo; at least 1).
+        n_frames: 2 MiB frames of RAM (at least 1).
         free_ns: [m] times at which the free blocks were counted.
         free_blocks: [m, 11] free blocks of each order, all zones together but DMA. m = 0: never counted.
-        start_ns: when the recording starts.
     """
 
     n_nodes: int
     free_ns: Int64
     free_blocks: Int64
-    start_ns: int = 0
+    n_frames: int = 1 << 20
 
 
 def as_recorded(requests: Requests) -> Placement:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analyze.changes import MAX_TS
 from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES, NO_PFN, Level, RegionEvent, RegionKind, Tier
 from collect.trace import Trace
@@ -135,6 +136,8 @@ def read_requests(trace: Trace) -> Requests:
     """The requests of a trace. Raises TraceError where a region names a frame beyond the recorded memory."""
     table = trace.table("regions", _COLUMNS)
     column = {name: table.column(name).to_numpy() for name in _COLUMNS if name != "pfns"}
+    if np.any(column["ts_ns"] >= MAX_TS):
+        raise TraceError(f"{trace.path}: table 'regions' has a time centuries after boot; copy the trace anew")
     first, pfns = _lists(table.column("pfns"))
     max_pfn = int(trace.manifest["memory"]["max_pfn"])
     known = pfns != np.uint64(NO_PFN)
@@ -261,7 +264,8 @@ def _in_old_block(trace: Trace, column: dict[str, Any], rows: Int64, first: Int6
     Told by their frames: one after the other, and in the place within their 2M frame that the address has in its own,
     as a 2M mapping makes them (pages of vmalloc's own are there by chance once in 512).
     """
-    if trace.manifest["kernel"].get("config", {}).get("CONFIG_ARCH_HAS_EXECMEM_ROX") != "y":
+    config = trace.manifest["kernel"].get("config")
+    if not isinstance(config, dict) or config.get("CONFIG_ARCH_HAS_EXECMEM_ROX") != "y":
         return np.zeros(len(rows), np.bool_)
     counts = np.diff(first)[rows]
     owner = np.repeat(np.arange(len(rows)), counts)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from analyze.changes import Changes
 from analyze.rules import Window
+from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES, ChangeKind
 from replay.ownership import Touches, join
 from replay.requests import Requests
@@ -32,6 +33,9 @@ Bools = npt.NDArray[np.bool_]
 CHANGE, COLLAPSE, HOTPLUG_ADD, HOTPLUG_REMOVE = (int(kind) for kind in ChangeKind)
 COLLAPSE_GIGA = 4
 """`Steps.op` is the `ChangeKind`, or this where a 1G entry was put back too."""
+
+MAX_OWNED_PAGES = 1 << 29
+"""Pages looked up one by one; 4 GiB of them here, and hours of churn on a large machine."""
 
 MAX_MASKS = 256
 """Pairs of masks that are numbered; kernels use a dozen."""
@@ -137,11 +141,16 @@ def _mask_ids(mask_set: UInt64, mask_clr: UInt64, which: Bools) -> npt.NDArray[n
 
 
 def own(steps: Steps, requests: Requests) -> Steps:
-    """Fill in `page_first` and `page_owned`."""
+    """Fill in `page_first` and `page_owned`. Raises TraceError for more pages than memory could hold here."""
     frames = np.unique(requests.pfn[requests.pfn >= 0])
     touched = np.searchsorted(frames, steps.pfn) < np.searchsorted(frames, steps.pfn + steps.n_pages)
     counts = np.where(touched & (steps.op == CHANGE), steps.n_pages, 0)
     first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    if first[-1] > MAX_OWNED_PAGES:
+        raise TraceError(
+            f"changes: {first[-1]} pages changed in calls that touch requests, more than any recording of ours; "
+            "the trace is forged or damaged: copy it anew"
+        )
     step = np.repeat(np.arange(len(steps)), counts)
     pfn = steps.pfn[step] + np.arange(first[-1]) - first[step]
     owner = requests.owner()

@@ -86,13 +86,13 @@ class ProgPack(Policy):
         chunks = chunks_of(requests.asked_bytes)
         run = run_packs(event_request, is_free, chunks, pages * PAGE_BYTES // CHUNK_BYTES, old_pack=old_pack)
         in_pack = run.pack >= 0
-        n_blocks_all = int(np.count_nonzero(run.made_event >= 0)) * n_blocks
+        n_blocks_all = min(int(np.count_nonzero(run.made_event >= 0)) * n_blocks, host.n_frames)
         return Placement(
             dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
             swallowed=in_pack,
             n_blocks=n_blocks_all,
             in_pieces=np.ones(n_blocks_all, np.bool_),
-            acts=_acts(run, event_ns, pages, n_blocks),
+            acts=_acts(run, event_ns, pages, n_blocks, max(n_blocks_all, 1)),
             idle_ns=event_ns,
             idle_pages=run.n_live * pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES),
             served=int(np.count_nonzero(in_pack)),
@@ -112,20 +112,24 @@ def spread(pfn: Int64, n: int) -> int:
     return int((np.count_nonzero(np.diff(ordered, axis=1), axis=1) + 1).max())
 
 
-def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int) -> Acts:
-    """Making each pack read-only (and executable, which the direct map never sees), and its reset when it goes."""
+def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int, n_blocks_all: int) -> Acts:
+    """Making each pack read-only (and executable, which the direct map never sees), and its reset when it goes.
+
+    Blocks are new for each pack, until there have been as many as the machine has frames.
+    """
     made_event, gone_event = (events[run.made_event >= 0] for events in (run.made_event, run.gone_event))
     n_packs = len(made_event)
     pack = np.repeat(np.arange(n_packs), n_blocks)
     part = np.tile(np.arange(n_blocks), n_packs)
     pages = pack_pages // n_blocks + (part < pack_pages % n_blocks)
+    block = np.arange(n_packs * n_blocks) % n_blocks_all
     head = part == 0  # calls and flushes are counted once a pack
-    made = _rows(event_ns[made_event[pack]], pack, part, n_blocks, pages, 0, _RW, 2 * head, 2 * head, 0 * pages)
+    made = _rows(event_ns[made_event[pack]], block, pages, 0, _RW, 2 * head, 2 * head, 0 * pages)
     gone = gone_event[pack] >= 0
     when = event_ns[np.where(gone, gone_event[pack], 0)]
     reset = [
-        _rows(when, pack, part, n_blocks, pages, 0, INVALID_CLR, pages, 0 * pages, 1 * head),
-        _rows(when, pack, part, n_blocks, pages, INVALID_CLR, 0, pages, 0 * pages, 0 * pages),
+        _rows(when, block, pages, 0, INVALID_CLR, pages, 0 * pages, 1 * head),
+        _rows(when, block, pages, INVALID_CLR, 0, pages, 0 * pages, 0 * pages),
     ]
     columns = [np.concatenate((m, r[gone], d[gone])) for m, r, d in zip(made, *reset, strict=True)]
     order = np.argsort(columns[0], kind="stable")
@@ -136,9 +140,9 @@ def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int) -> Acts
 
 
 def _rows(
-    ts: Int64, pack: Int64, part: Int64, n_blocks: int, pages: Int64, mask_set: int, mask_clr: int,
+    ts: Int64, block: Int64, pages: Int64, mask_set: int, mask_clr: int,
     calls: Int64, call_flushes: Int64, range_flushes: Int64,
 ) -> list[Int64]:  # fmt: skip
-    place = SYMBOLIC + (pack * n_blocks + part) * HUGE_FRAME_PAGES
+    place = SYMBOLIC + block * HUGE_FRAME_PAGES
     n = len(ts)
     return [ts, place, pages, np.full(n, mask_set), np.full(n, mask_clr), calls, call_flushes, range_flushes]

@@ -17,7 +17,7 @@ from replay.run import replay
 from replay.stream import Stream, decode
 from tests.machine import write_trace
 
-SAMPLES = sorted(path.parent for path in Path("sample_traces").glob("*/manifest.json"))
+SAMPLES = sorted(path.parent for path in (Path(__file__).parents[2] / "sample_traces").glob("*/manifest.json"))
 STYLES = ["5.10", "6.1"]
 
 
