@@ -113,7 +113,8 @@ class RegionOwners:
         return np.where(user == User.OTHER, by_stack, user).astype(np.uint8)
 
     def _names(self, parent: npt.NDArray[np.int64], names: dict[int, str]) -> npt.NDArray[np.object_]:
-        own = np.array([names.get(name, "") if name else "" for name in self._columns["name_id"].tolist()], object)
+        distinct, place = np.unique(self._columns["name_id"], return_inverse=True)
+        own = np.array([names.get(name, "") if name else "" for name in distinct.tolist()], object)[place.reshape(-1)]
         for kind, shared in _SHARED.items():
             own[(self._columns["kind"] == kind) & (own == "")] = shared
         name, at = own.copy(), parent
