@@ -270,12 +270,15 @@ def walk_steps(
                         m.slabs[slab, cell] = new
                         is_special = m.attrs[new] & _ORDINARY != _ORDINARY
                         if is_special != (m.attrs[code] & _ORDINARY != _ORDINARY):
-                            at = _sample(exit_ns[s], at, grid_ns, curves, tally)
-                            _recount(
-                                frame, 1 if is_special else -1, symbolic,
-                                special, hostable, split_now, split_in_run, tally,
-                            )  # fmt: skip
-                            _peak(tally)
+                            delta = 1 if is_special else -1
+                            if special[frame] > 0 and special[frame] + delta > 0:
+                                special[frame] += delta  # it was live, and still is
+                            else:
+                                at = _sample(exit_ns[s], at, grid_ns, curves, tally)
+                                _recount(
+                                    frame, delta, symbolic, special, hostable, split_now, split_in_run, tally
+                                )  # fmt: skip
+                                _peak(tally)
                     continue
         at = _sample(exit_ns[s], at, grid_ns, curves, tally)
         if op[s] != _CHANGE:
