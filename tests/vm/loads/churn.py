@@ -28,7 +28,7 @@ from tests.vm.loads.probe_sites import Sites
 from tests.vm.loads.report import Report, parser
 
 # Steps of each kind at --scale 1, and how many actors make a crowd.
-STEPS = {"module": 45, "bpf": 64, "secret": 30, "kprobe": 28, "ftrace": 14, "ordinary": 40}
+STEPS = {"module": 40, "bpf": 96, "secret": 28, "kprobe": 26, "ftrace": 14, "ordinary": 40}
 CROWD = 40
 MB = 2**20
 
@@ -101,7 +101,7 @@ def choose(kind: str, number: int, rng: random.Random, modules: Modules, sites: 
 
 def main() -> int:
     """Run the load."""
-    options = parser(__doc__ or "", seconds=120).parse_args()
+    options = parser(__doc__ or "", seconds=200).parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rng = random.Random(options.seed)
     report = Report("churn", options)
