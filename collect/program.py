@@ -27,7 +27,9 @@ __all__ = ["Program", "import_bcc"]
 
 SETTLE_SECONDS = 0.05
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
-GROUPS = ("changes", "regions", "pages", "spare", "vfree")
+GROUPS = ("changes", "exits", "regions", "pages", "spare", "vfree")
+KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
+"""The second pair at the choke point; see collect/bpf/changes.c."""
 BPF_SOURCES = Path(__file__).parent / "bpf"
 SYSTEM_PACKAGES = (
     "/usr/lib/python3/dist-packages",
@@ -116,6 +118,7 @@ class Program:
             for role in ("first", "spare")
             if pages
         ]
+        self.kprobes = self._attach_kprobes()
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"]
 
@@ -131,20 +134,35 @@ class Program:
 
     def losses(self) -> dict[str, int]:
         """Events lost since `arm`, by class."""
-        lost = {name: n - self._before[name] for name, n in self._lost_until_now().items()}
-        # What the spares took in was not lost; the remainder cannot be less than nothing.
-        rescued = lost.pop("rescued")
-        # A spare that was skipped had nothing to do. vfree is called from interrupts too, and concerns us for blocks of
-        # the ROX cache only; whether one of their frees went unseen, the recorder finds out from the page tables.
-        del lost["spare_programs_not_run"], lost["vfree_programs_not_run"]
-        lost["pages_programs_not_run"] = max(0, lost["pages_programs_not_run"] - rescued)
-        return lost
+        missed = self._missed()
+        lost = {name: n - self._before[name] for name, n in self._lost_until_now().items() if name in LOSSES}
+        # An entry is lost where fentry and kprobe were both skipped; an exit, where the call stays in the map.
+        return lost | {f"{group}_programs_not_run": missed[group] for group in ("changes", "regions")}
+
+    def page_programs_not_run(self) -> int:
+        """Page events since `arm` that neither program of a tracepoint saw.
+
+        Not a loss while only pages in scope of regions are recorded: a region's frames are read from the page tables
+        when it is made, and are free when it is.
+        """
+        return self._missed()["pages"]
+
+    def _missed(self) -> dict[str, int]:
+        """Times that neither a program nor the one that stands in for it was run, by group, since `arm`.
+
+        A spare that was skipped had nothing to do. vfree is called from interrupts too, and concerns us for blocks of
+        the ROX cache only; whether one of their frees went unseen, the recorder finds out from the page tables.
+        """
+        n = {name: n - self._before[name] for name, n in self._lost_until_now().items()}
+        stood_in = {"changes": n["kprobe_only"], "pages": n["rescued"]}
+        return {group: max(0, n[f"{group}_programs_not_run"] - stood_in.get(group, 0)) for group in GROUPS}
 
     def _lost_until_now(self) -> dict[str, int]:
         lost = {name: sum(self._losses[ctypes.c_int(i)]) for i, name in enumerate(LOSSES)}
         lost |= {f"{group}_programs_not_run": 0 for group in GROUPS}
         for name, function in self._bpf.funcs.items():
             lost[f"{_group(name.decode())}_programs_not_run"] += recursion_misses(function.fd) or 0
+        lost["kprobe_only"] = sum(self._bpf["kprobe_only"][ctypes.c_int(0)])
         lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
         return lost
 
@@ -161,6 +179,16 @@ class Program:
         for link in self._links:
             os.close(link)
         self._bpf.cleanup()
+
+    def _attach_kprobes(self) -> bool:
+        """The second pair of programs at the choke point; False where the kernel has no kprobes."""
+        entry, exit_ = KPROBES
+        try:
+            self._bpf.attach_kprobe(event=CHOKE_POINT, fn_name=entry)
+            self._bpf.attach_kretprobe(event=CHOKE_POINT, fn_name=exit_)
+        except Exception:  # bcc raises bare Exception; fentry and fexit do without, and count what they miss
+            return False
+        return True
 
     def _attach_raw(self, bcc: ModuleType, program: str, tracepoint: str) -> int:
         function = self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT)
@@ -189,7 +217,7 @@ def source(features: Features, *, pages: bool) -> str:
 
 def _stubs(features: Features) -> list[str]:
     parts = [
-        _fentry(features, CHOKE_POINT, "return change_entry(a0, a1);"),
+        _fentry(features, CHOKE_POINT, "return change_entry(a0, a1, BY_FENTRY, 0);"),
         _fexit(features, CHOKE_POINT, "return change_exit(ctx, a0, ret);"),
     ]
     for alloc in features.allocs:
@@ -257,8 +285,8 @@ def _fexit(features: Features, function: str, body: str) -> str:
 def _group(program: str) -> str:
     """Which of `GROUPS` a program belongs to, by its name."""
     if CHOKE_POINT in program:
-        return "changes"
-    if program.startswith("spare_"):
+        return "exits" if program.startswith("kretfunc") else "changes"
+    if program.startswith("spare_") or program in KPROBES:
         return "spare"
     if program.endswith("__vfree"):
         return "vfree"

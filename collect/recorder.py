@@ -27,7 +27,7 @@ from collect.kallsyms import Kallsyms
 from collect.kcore import Kcore
 from collect.manifest import FORMAT
 from collect.pagetables import Walker
-from collect.probes import Features, probe_features
+from collect.probes import CHOKE_POINT, Features, probe_features
 from collect.program import Program
 from collect.records import CHANGE, CHUNK
 from collect.rows import Batch, RowMaker
@@ -164,6 +164,8 @@ class Recorder:
         self._save(walk_once(self._walker), Moment.BEFORE_ATTACH)
         self._program = Program(self._features, self._constants, pages=self._pages == "scoped")
         try:
+            if self._program.kprobes:
+                self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
             self._symbols.reread()  # our own programs have names now, and can be left out of the stacks
             self._program.arm()
             begin = time.monotonic()
@@ -178,7 +180,8 @@ class Recorder:
             self._save(end, Moment.END)
             self._tick()
             self._blocks_gone = sum(self._walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
-            losses = self._losses() | {"entry_without_exit": self._never_returned()}
+            losses = self._losses()
+            losses["entry_without_exit"] += self._never_returned()
         finally:
             self._program.detach()
         self._count()
@@ -248,7 +251,10 @@ class Recorder:
                 self._blocks.pop(row["address"], None)
 
     def _count(self, losses: dict[str, int] | None = None) -> None:
-        counters = read_counters() | {f"lost/{name}": lost for name, lost in (losses or {}).items()}
+        counters = read_counters()
+        if losses is not None:
+            counters |= {f"lost/{name}": lost for name, lost in losses.items()}
+            counters["recorder/page_programs_not_run"] = self._program.page_programs_not_run()
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 
     def _losses(self) -> dict[str, int]:

@@ -94,6 +94,7 @@ LOSSES = (
     "pages_ring_full",
     "calls_map_full",
     "exit_without_entry",
+    "entry_without_exit",
     "tasks_map_full_or_nested_too_deep",
     "regions_map_full",
 )

@@ -3,6 +3,11 @@
 // Changes of the direct map, at the choke point __change_page_attr_set_clr (arch/x86/mm/pat/set_memory.c). The
 // function calls itself for the direct map's alias of a vmalloc address, so nested calls are the rule; a second primary
 // call nested in the reclaim of a split's allocation is possible. Hence a key of task and cpa pointer.
+//
+// Where the kernel preempts, an fentry program is skipped while a preempted task is inside it on the same CPU, and a
+// kprobe program while a preempted task is inside a map's system call. So both are attached, and whichever comes first
+// does the work. The order is kprobe, fentry, the function, fexit, kretprobe; only if both of a pair were skipped is
+// something lost, and then the other pair tells.
 
 struct call_key {
 	u64 tid, cpa;
@@ -10,9 +15,10 @@ struct call_key {
 
 struct call {
 	u64 ts, call_id, parent_id, address, n_pages, mask_set, mask_clr, entry_before, pages;
+	u64 parent_cpa, sp;
 	u32 flags;
-	u8 depth, bits, has_pgd, check_alias, level_before;
-	u8 pad[7];
+	u8 depth, bits, has_pgd, check_alias, level_before, seen_by;
+	u8 pad[6];
 };
 
 BPF_HASH(calls, struct call_key, struct call, 16384);
@@ -66,13 +72,29 @@ static __always_inline void emit_array(u64 call_id, u64 pages, u64 n_pages)
 	lose(LOST_ARRAY);
 }
 
-static __always_inline int change_entry(u64 cpa, u32 check_alias)
+#define BY_KPROBE 1
+#define BY_FENTRY 2
+
+// Calls that fentry did not see, counted at their exit.
+BPF_PERCPU_ARRAY(kprobe_only, u64, 1);
+
+static __always_inline int change_entry(u64 cpa, u32 check_alias, u8 by, u64 sp)
 {
 	u64 ids = bpf_get_current_pid_tgid(), vaddr, slot;
 	struct call_key key = {.tid = (u32)ids, .cpa = cpa};
-	struct task *task = enter_task();
-	struct call call = {};
+	struct call call = {}, *seen = calls.lookup(&key);
+	struct task *task;
 
+	if (by == BY_FENTRY && seen && !(seen->seen_by & BY_FENTRY)) {
+		seen->seen_by |= BY_FENTRY;
+		return 0;
+	}
+	// A call of that key that never returned, else: its exit was missed, and is counted when it is overwritten.
+	if (seen)
+		lose(LOST_EXIT);
+	task = enter_task();
+	call.seen_by = by;
+	call.sp = sp;
 	call.ts = bpf_ktime_get_ns();
 	call.call_id = new_id(call.ts);
 	vaddr = read64(cpa + CPA_VADDR_OFFSET);
@@ -93,7 +115,9 @@ static __always_inline int change_entry(u64 cpa, u32 check_alias)
 	if (task) {
 		call.parent_id = task->call_id;
 		call.depth = task->depth;
+		call.parent_cpa = task->cpa;
 		task->call_id = call.call_id;
+		task->cpa = cpa;
 		task->depth++;
 	}
 	if (calls.update(&key, &call))
@@ -116,11 +140,19 @@ static __always_inline int change_exit(void *ctx, u64 cpa, s32 ret)
 		lose(LOST_ENTRY);
 		return 0;
 	}
+	if (call->seen_by == BY_KPROBE) {
+		u32 zero = 0;
+		u64 *n = kprobe_only.lookup(&zero);
+
+		if (n)
+			__sync_fetch_and_add(n, 1);
+	}
 	depth = call->depth;
 	id = call->call_id;
 	task = this_task();
 	if (task) {
 		task->call_id = call->parent_id;
+		task->cpa = call->parent_cpa;
 		task->depth = depth;
 	}
 	// Before the change itself: whoever reads a change from its ring finds the stack in the other.
@@ -177,4 +209,35 @@ out:
 	if (task)
 		leave_task(task);
 	return 0;
+}
+
+// Registers of struct pt_regs (arch/x86/include/uapi/asm/ptrace.h), in words: nothing of the headers is needed.
+#define REG_AX 10
+#define REG_SI 13
+#define REG_DI 14
+#define REG_SP 19
+
+int kprobe_change_entry(unsigned long long *ctx)
+{
+	return is_armed() ? change_entry(ctx[REG_DI], ctx[REG_SI], BY_KPROBE, ctx[REG_SP]) : 0;
+}
+
+// The call that returns is told by its place on the stack: if fexit has ended it, the innermost call of this task is
+// another, whose frame lies higher up.
+#define SAME_FRAME 64
+
+int kretprobe_change_exit(unsigned long long *ctx)
+{
+	u64 ids = bpf_get_current_pid_tgid();
+	struct call_key key = {.tid = (u32)ids};
+	struct task *task = this_task();
+	struct call *call;
+
+	if (!is_armed() || !task || !task->depth)
+		return 0;
+	key.cpa = task->cpa;
+	call = calls.lookup(&key);
+	if (!call || ctx[REG_SP] + SAME_FRAME / 2 - call->sp > SAME_FRAME)
+		return 0;
+	return change_exit(ctx, key.cpa, ctx[REG_AX]);
 }

@@ -20,6 +20,7 @@ enum loss {
 	LOST_PAGE,
 	LOST_CALL,		// no room in the map of running calls
 	LOST_ENTRY,		// a return whose entry was not seen
+	LOST_EXIT,		// an entry whose return was not seen
 	LOST_TASK,		// no room in the map of tasks, or scopes nested too deep
 	LOST_SCOPE,		// no room in the map of secret pages or live regions
 	N_LOSSES
@@ -112,6 +113,7 @@ struct task {
 	u64 region_id[SCOPES];
 	u64 size[SCOPES];	// bytes asked for at that scope
 	u64 prog;		// struct bpf_prog being compiled
+	u64 cpa;		// of the innermost call
 	u32 n_scopes;
 	u32 depth;
 	u8 kind[SCOPES];

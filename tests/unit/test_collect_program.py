@@ -123,7 +123,7 @@ def test_a_stub_is_silent_until_armed_and_copies_what_it_uses(kernel: str, tmp_p
 
 def test_the_choke_points_arguments_and_return_go_to_its_programs(kernel: str, tmp_path: Path) -> None:
     found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages=True))
-    assert found[f"entry {CHOKE_POINT}"].rstrip().endswith("return change_entry(a0, a1);")
+    assert found[f"entry {CHOKE_POINT}"].rstrip().endswith("return change_entry(a0, a1, BY_FENTRY, 0);")
     assert found[f"exit {CHOKE_POINT}"].rstrip().endswith("return change_exit(ctx, a0, ret);")
 
 
@@ -290,24 +290,26 @@ def test_a_bcc_that_does_not_load_is_an_error_in_one_line(no_bcc: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_nothing_is_lost_that_a_spare_took_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [f"{group}_programs_not_run" for group in program.GROUPS]
     loaded = program.Program.__new__(program.Program)
-    loaded._before = dict.fromkeys([*program.LOSSES, *groups, "rescued"], 1)
-    now = loaded._before | {"pages_programs_not_run": 6, "rescued": 4, "changes_programs_not_run": 3}
+    loaded._before = dict.fromkeys([*program.LOSSES, *groups, "kprobe_only", "rescued"], 1)
+    now = loaded._before | {"pages_programs_not_run": 6, "rescued": 4, "changes_programs_not_run": 5, "kprobe_only": 3}
     monkeypatch.setattr(program.Program, "_lost_until_now", lambda self: now)
-    lost = {name: n for name, n in loaded.losses().items() if n}
-    assert lost == {"pages_programs_not_run": 2, "changes_programs_not_run": 2}
-    now["rescued"] = 9
-    assert loaded.losses()["pages_programs_not_run"] == 0
-    assert not {"rescued", "spare_programs_not_run", "vfree_programs_not_run"} & set(loaded.losses())
+    assert {name: n for name, n in loaded.losses().items() if n} == {"changes_programs_not_run": 2}
+    assert loaded.page_programs_not_run() == 2
+    now |= {"rescued": 9, "kprobe_only": 5, "exits_programs_not_run": 7, "regions_programs_not_run": 2}
+    assert {name: n for name, n in loaded.losses().items() if n} == {"regions_programs_not_run": 1}
+    assert loaded.page_programs_not_run() == 0
+    assert set(loaded.losses()) == {*program.LOSSES, "changes_programs_not_run", "regions_programs_not_run"}
 
 
 @pytest.mark.parametrize(
     ("name", "group"),
     [
         (f"kfunc__vmlinux__{CHOKE_POINT}", "changes"),
-        (f"kretfunc__vmlinux__{CHOKE_POINT}", "changes"),
+        (f"kretfunc__vmlinux__{CHOKE_POINT}", "exits"),
+        ("kprobe_change_entry", "spare"),
         ("first_mm_page_alloc", "pages"),
         ("spare_mm_page_free", "spare"),
         ("kfunc__vmlinux__vfree", "vfree"),
