@@ -33,10 +33,12 @@ def provenance(name: str, manifest: dict[str, Any], lab: dict[str, Any]) -> str:
     package = next(f"{key} {value}" for key, value in kernel["packages"].items() if not key.startswith("linux-headers"))
     paging = "5-level paging" if machine["la57"] else "4-level paging"
     options = f"--load {load['name']} --seed {load['seed']}" + (" --aged" if load["aged"] else "")
-    extra = [argument for argument in load["argv"][2:] if argument not in ("--seed", str(load["seed"]))]
-    extra = extra[: extra.index("--stats")] if "--stats" in extra else extra
-    if extra:
-        options += f" --load-args '{' '.join(extra)}'"
+    given = list(load["argv"][2:])
+    for option in ("--seed", "--stats"):  # the lab's own
+        if option in given:
+            del given[given.index(option) : given.index(option) + 2]
+    if given:
+        options += f" --load-args '{' '.join(given)}'"
     release = kernel["release"].split("-")[0].split("+")[0]
     version = ".".join(release.split(".")[:2])
     counts = ", ".join(
