@@ -91,6 +91,7 @@ class Features:
         allocs, frees: region functions that exist.
         secret_fault, secret_free: secretmem's functions, or None.
         offsets: constants for the programs, by macro name.
+        unwinds_kretprobes: a stack taken below a kretprobe shows the caller, not the probe's trampoline.
         missing: what is not there.
     """
 
@@ -100,6 +101,7 @@ class Features:
     secret_fault: str | None = None
     secret_free: str | None = None
     offsets: dict[str, int] = field(default_factory=dict)
+    unwinds_kretprobes: bool = False
     missing: list[Missing] = field(default_factory=list)
 
     @property
@@ -139,6 +141,7 @@ def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
         if not _use(features, symbols, btf, function):
             features.missing.append(Missing(function, "not a symbol with a prototype here", costs))
     _names(features, btf)
+    features.unwinds_kretprobes = "kretprobe_find_ret_addr" in symbols or "rethook_find_ret_addr" in symbols
     return features
 
 

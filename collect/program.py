@@ -118,7 +118,7 @@ class Program:
             for role in ("first", "spare")
             if pages
         ]
-        self.kprobes = self._attach_kprobes()
+        self.kprobes = self._attach_kprobes(features)
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"]
 
@@ -180,9 +180,17 @@ class Program:
             os.close(link)
         self._bpf.cleanup()
 
-    def _attach_kprobes(self) -> bool:
-        """The second pair of programs at the choke point; False where the kernel has no kprobes."""
+    def _attach_kprobes(self, features: Features) -> bool:
+        """The second pair of programs at the choke point; False where it is not needed or does harm.
+
+        Not needed where the kernel does not guard trampolines against recursion (before 5.12: no count of misses).
+        Harm: a kretprobe hides the caller from stacks, until the unwinder learned to look behind it (5.16, "x86/unwind:
+        Recover kretprobe trampoline entry", whose symbol is kretprobe_find_ret_addr, or rethook's since 5.18).
+        """
         entry, exit_ = KPROBES
+        guarded = any(recursion_misses(function.fd) is not None for function in self._bpf.funcs.values())
+        if not guarded or not features.unwinds_kretprobes:
+            return False
         try:
             self._bpf.attach_kprobe(event=CHOKE_POINT, fn_name=entry)
             self._bpf.attach_kretprobe(event=CHOKE_POINT, fn_name=exit_)
