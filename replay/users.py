@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from analyze.users import USER_NAMES, User
 from collect.trace import Trace
 
 __all__ = ["TRAMPOLINE", "USERS", "User", "in_stacks", "users_of_stacks"]
 
 
-class User(IntEnum):
-    OTHER = 0
-    MODULE = 1
-    BPF = 2
-    KPROBE = 3
-    FTRACE = 4
-    SECRETMEM = 5
-
-
-USERS = tuple(user.name.lower() for user in User)
-"""Names by code."""
+USERS = USER_NAMES[: User.COLLECTOR]
+"""Names by code, without the recorder: what it takes for itself is no request."""
 
 _PREFIXES = (
     ("bpf_", User.BPF),
