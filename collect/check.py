@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from collect.btf import Btf
+from collect.compiler import import_bcc
 from collect.counters import read_counters
 from collect.errors import HostError
 from collect.host import lockdown
 from collect.kallsyms import Kallsyms
 from collect.kcore import Kcore
 from collect.probes import probe_features
-from collect.program import import_bcc
 
 __all__ = ["Finding", "findings"]
 
@@ -65,9 +65,6 @@ def findings() -> list[Finding]:
         )
     except HostError as error:
         rows.append(Finding("bcc", False, str(error), True))
-    build = Path("/lib/modules") / os.uname().release / "build"
-    mend = f"install the headers: linux-headers-{os.uname().release} (Debian, Ubuntu) or kernel-devel (Fedora, RHEL)"
-    rows.append(Finding("kernel headers", build.is_dir(), str(build), True, mend))
     counted = any(name.startswith("vmstat/") for name in read_counters())
     rows.append(
         Finding(

@@ -34,7 +34,7 @@ REQUIRED: dict[str, type] = {
     "kernel": dict,  # release, version, boot_id, cmdline, config {CONFIG_X: value}
     "cpu": dict,  # model, n_online, possible (a range as text), emulated (bool), hypervisor (str or null)
     "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
-    "recorder": dict,  # pid, tgid
+    "recorder": dict,  # pid, tgid, headers: whose C headers the programs were compiled with
     "probes": dict,  # attached [name], missing [{name, why, costs}]
     "sampling": dict,  # pages: "scoped" | "all" | "none"
     "losses": dict,  # class: events lost

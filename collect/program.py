@@ -1,87 +1,30 @@
-"""Puts the BPF programs together for this kernel and loads them through BCC, the distribution's package."""
+"""The loaded BPF programs: attaching them, their rings and maps, what they lost, detaching them."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
-import platform
-import re
-import sys
 import time
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
-from collect.probes import CHOKE_POINT, Features, RegionAlloc
-from collect.records import ARRAY, CHANGE, FRAMES, LOSSES, PAGE, REGION, STACK
+from collect.probes import CHOKE_POINT, Features
+from collect.records import LOSSES, RINGS
 from collect.ring import Ring
-from collect.rows import FREE_SCOPES
-from collect.schema import SCOPE_SPLIT, Cpa, PageEvent, RegionEvent, RegionKind, Tier
+from collect.source import source
 
-__all__ = ["Program", "import_bcc"]
+__all__ = ["Program"]
 
 SETTLE_SECONDS = 0.05
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
 GROUPS = ("changes", "exits", "regions", "pages", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
 """The second pair at the choke point; see collect/bpf/changes.c."""
-BPF_SOURCES = Path(__file__).parent / "bpf"
-SYSTEM_PACKAGES = (
-    "/usr/lib/python3/dist-packages",
-    "/usr/lib/python{}.{}/site-packages",
-    "/usr/lib64/python{}.{}/site-packages",
-)
-
-RINGS: dict[str, tuple[np.dtype[np.void], int]] = {
-    # layout, pages of 4 KiB (powers of two). Rare events never share a ring with page events.
-    "change_ring": (CHANGE, 4096),
-    "stack_ring": (STACK, 2048),
-    "array_ring": (ARRAY, 512),
-    "region_ring": (REGION, 512),
-    "frames_ring": (FRAMES, 2048),
-    "page_ring": (PAGE, 1024),
-}
-
-
-def import_bcc() -> ModuleType:
-    """BCC's Python module: from the environment, else by path from the distribution's packages.
-
-    Raises HostError naming the package to install; PyPI's namesake, a library about crystals, is told apart by `BPF`.
-    """
-    advice = "install the distribution's package: python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora, RHEL)"
-    found: str | None = None
-    try:
-        module = importlib.import_module("bcc")
-        if hasattr(module, "BPF"):
-            return module
-        found = getattr(module, "__file__", None) or "?"
-    except (ImportError, OSError):  # OSError: its library, libbcc, is missing
-        pass
-    for pattern in SYSTEM_PACKAGES:
-        folder = Path(pattern.format(sys.version_info.major, sys.version_info.minor))
-        if not (folder / "bcc" / "__init__.py").is_file():
-            continue
-        for name in [name for name in sys.modules if name == "bcc" or name.startswith("bcc.")]:
-            del sys.modules[name]
-        sys.path.insert(0, str(folder))
-        try:
-            module = importlib.import_module("bcc")
-        except (ImportError, OSError) as error:
-            raise HostError(
-                f"{folder}/bcc: does not load into Python {platform.python_version()} ({error}); {advice}"
-            ) from None
-        finally:
-            sys.path.remove(str(folder))
-        if hasattr(module, "BPF"):
-            return module
-    if found:
-        raise HostError(f"{found}: this 'bcc' is PyPI's namesake, not the BPF compiler; {advice}")
-    raise HostError(f"bcc: not found; {advice}")
 
 
 class Program:
@@ -91,7 +34,13 @@ class Program:
         features: from `probes.probe_features`.
         constants: macros for the walk (TOP_PGT, PAGE_OFFSET_BASE, VMEMMAP_BASE, PHYS_MASK, LEVELS).
         pages: record page allocations and frees in scope of the regions.
+
+    Attributes:
+        headers: whose C headers the programs were compiled with.
+        kprobes: whether the second pair of programs at the choke point is attached.
     """
+
+    _bpf: Any
 
     def __init__(self, features: Features, constants: dict[str, int], *, pages: bool) -> None:
         bcc = import_bcc()
@@ -103,12 +52,7 @@ class Program:
         flags = [
             f"-D{name}={value:#x}ULL" if value >= 1 << 31 else f"-D{name}={value}" for name, value in constants.items()
         ]
-        # <linux/ptrace.h> of 7.x holds anonymous members that an older bcc's clang refuses without these.
-        flags += ["-fms-extensions", "-Wno-microsoft-anon-tag", "-Wno-unused-function"]
-        try:
-            self._bpf: Any = bcc.BPF(text=text, cflags=flags)
-        except Exception as error:  # bcc raises bare Exception for all that can go wrong
-            raise HostError(f"the BPF programs do not load here: {error}; see the compiler's messages above") from None
+        self._bpf, self.headers = compile_program(bcc, text, flags)
         self.rings = {name: Ring(self._bpf[name].map_fd, n_pages, dtype) for name, (dtype, n_pages) in RINGS.items()}
         self._losses = self._bpf["losses"]
         # Attached by hand: bcc takes one program a tracepoint. The kernel calls them in order of attachment.
@@ -204,90 +148,6 @@ class Program:
         if link < 0:
             raise HostError(f"raw tracepoint {tracepoint}: cannot be attached; record with --pages none")
         return link
-
-
-def source(features: Features, *, pages: bool) -> str:
-    """The C text for this kernel: constants, the programs, and the stubs that attach them."""
-    constants = dict(features.offsets)
-    constants |= {"CPA_PAGES_ARRAY": int(Cpa.PAGES_ARRAY), "SCOPE_SPLIT": SCOPE_SPLIT}
-    constants |= dict(zip(("SCOPE_FREE", "SCOPE_FREE_BLOCK"), FREE_SCOPES, strict=True))
-    constants |= {f"KIND_{kind.name}": int(kind) for kind in RegionKind}
-    constants |= {f"TIER_{tier.name}": int(tier) for tier in Tier}
-    constants |= {f"EVENT_{event.name}": int(event) for event in RegionEvent}
-    constants |= {f"EVENT_PAGE_{event.name}": int(event) for event in PageEvent}
-    constants |= {f"{name.upper()}_PAGES": n_pages for name, (_, n_pages) in RINGS.items()}
-    parts = [f"#define {name} {value}" for name, value in constants.items()]
-    files = ["records.h", "regions.c", "changes.c"] + (["pages.c"] if pages else [])
-    parts += [(BPF_SOURCES / name).read_text() for name in files]
-    parts += _stubs(features)
-    return "\n".join(parts)
-
-
-def _stubs(features: Features) -> list[str]:
-    parts = [
-        _fentry(features, CHOKE_POINT, "return change_entry(a0, a1, BY_FENTRY, 0);"),
-        _fexit(features, CHOKE_POINT, "return change_exit(ctx, a0, ret);"),
-    ]
-    for alloc in features.allocs:
-        size = _size(alloc)
-        tier = "TIER_ASKED" if alloc.kind < RegionKind.MODULE_ALLOC else "TIER_BACKING"
-        kind = f"KIND_{alloc.kind.name}"
-        parts.append(_fentry(features, alloc.function, f"region_alloc_enter({kind}, {size}); return 0;"))
-        parts.append(
-            _fexit(features, alloc.function, f"region_alloc_exit(ctx, {tier}, {kind}, ret, {size}); return 0;")
-        )
-    for free in features.frees:
-        asked = free.kind < RegionKind.MODULE_ALLOC
-        tier, group = ("TIER_ASKED", "CLASS_ASKED") if asked else ("TIER_BACKING", "CLASS_BACKING")
-        parts.append(
-            _fentry(features, free.function, f"region_free(ctx, {tier}, {group}, KIND_{free.kind.name}, a0); return 0;")
-        )
-        if not asked:
-            parts.append(_fexit(features, free.function, "region_free_exit(); return 0;"))
-    if features.secret_fault:
-        enter = "enter_scope(KIND_SECRET_PAGE, new_id(bpf_ktime_get_ns()), 4096); return 0;"
-        leave = "u64 a, b; u8 c; leave_scope(KIND_SECRET_PAGE, &a, &b, &c); return 0;"
-        parts += [_fentry(features, features.secret_fault, enter), _fexit(features, features.secret_fault, leave)]
-    if features.secret_free:
-        parts.append(_fentry(features, features.secret_free, "secret_page_free(ctx, frame_of(a0)); return 0;"))
-    pairs = {
-        "bpf_int_jit_compile": ("compile_enter(a0);", "compile_exit();"),
-        "load_module": ("enter_scope(KIND_MODULE, new_id(bpf_ktime_get_ns()), 0);", "module_scope_exit();"),
-        "vfree": ("block_free_enter(ctx, a0);", "block_free_exit();"),
-    }
-    for function, (enter, leave) in pairs.items():
-        if function in features.signatures:
-            parts.append(_fentry(features, function, f"{enter} return 0;"))
-            parts.append(_fexit(features, function, f"{leave} return 0;"))
-    return parts
-
-
-def _size(alloc: RegionAlloc) -> str:
-    return "4096" if alloc.size_argument is None else f"a{alloc.size_argument}"
-
-
-def _stub(macro: str, features: Features, function: str, body: str, *, returns: bool) -> str:
-    """One attached function.
-
-    Arguments are copied out of the context, each in its own width, so that the verifier takes pointers as numbers.
-    """
-    signature = features.signatures[function]
-    names = [f"a{i}" for i in range(len(signature) - 1)] + (["ret"] if returns else [])
-    params = "".join(f", u64 typed_{name}" for name in names)
-    copies = "".join(
-        f" u64 {name} = 0; bpf_probe_read_kernel(&{name}, {min(n_bytes or 8, 8)}, (void *)&ctx[{i}]);"
-        for i, (name, n_bytes) in enumerate(zip(names, signature, strict=False))
-        if re.search(rf"\b{name}\b", body)
-    )
-    return f"{macro}({function}{params}) {{ if (!is_armed()) return 0;{copies} {body} }}"
-
-
-def _fentry(features: Features, function: str, body: str) -> str:
-    return _stub("KFUNC_PROBE", features, function, body, returns=False)
-
-
-def _fexit(features: Features, function: str, body: str) -> str:
-    return _stub("KRETFUNC_PROBE", features, function, body, returns=True)
 
 
 def _group(program: str) -> str:

@@ -166,6 +166,7 @@ class Recorder:
         try:
             if self._program.kprobes:
                 self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
+            self._manifest["recorder"]["headers"] = self._program.headers
             self._symbols.reread()  # our own programs have names now, and can be left out of the stacks
             self._program.arm()
             begin = time.monotonic()

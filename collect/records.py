@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ARRAY", "CHANGE", "CHUNK", "FRAMES", "LOSSES", "PAGE", "REGION", "STACK", "STACK_FRAMES"]
+__all__ = ["ARRAY", "CHANGE", "CHUNK", "FRAMES", "LOSSES", "PAGE", "REGION", "RINGS", "STACK", "STACK_FRAMES"]
 
 STACK_FRAMES = 32
 CHUNK = 64
@@ -84,6 +84,16 @@ PAGE = np.dtype(
         ("pad", "u1", 2),
     ]
 )
+
+RINGS: dict[str, tuple[np.dtype[np.void], int]] = {
+    # layout, pages of 4 KiB (powers of two). Rare events never share a ring with page events.
+    "change_ring": (CHANGE, 4096),
+    "stack_ring": (STACK, 2048),
+    "array_ring": (ARRAY, 512),
+    "region_ring": (REGION, 512),
+    "frames_ring": (FRAMES, 2048),
+    "page_ring": (PAGE, 1024),
+}
 
 LOSSES = (
     "changes_ring_full",

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from collect import program
+from collect import compiler, program
+from collect.compiler import import_bcc
 from collect.errors import HostError
 from collect.kallsyms import Kallsyms
 from collect.probes import CHOKE_POINT, CPA_MEMBERS, Features, probe_features
-from collect.program import import_bcc, source
 from collect.schema import RegionKind
+from collect.source import source
 
 INT = {("bpf_jit_binary_alloc", 0), ("bpf_prog_pack_alloc", 0), (CHOKE_POINT, 1), (CHOKE_POINT, 2)}
 """Parameters of four bytes, not eight; the number behind the last parameter is the return value's."""
@@ -225,7 +226,7 @@ def no_bcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", folders)
     system = tmp_path / "dist-packages"
     system.mkdir()
-    monkeypatch.setattr(program, "SYSTEM_PACKAGES", (str(tmp_path / "none"), str(system)))
+    monkeypatch.setattr(compiler, "SYSTEM_PACKAGES", (str(tmp_path / "none"), str(system)))
     yield system
     for name in [name for name in sys.modules if name == "bcc" or name.startswith("bcc.")]:
         del sys.modules[name]
