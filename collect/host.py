@@ -11,7 +11,7 @@ from typing import Any
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE, Kcore
 
-__all__ = ["cpu_facts", "kernel_facts", "lockdown", "memory_facts", "physical_mask"]
+__all__ = ["cpu_facts", "kernel_facts", "lockdown", "memory_facts", "physical_mask", "possible_cpus"]
 
 CONFIG_WANTED = (
     "BPF_JIT",
@@ -90,6 +90,12 @@ def lockdown() -> str:
     """The active lockdown mode, `none` where there is no such thing."""
     text = _read("/sys/kernel/security/lockdown")
     return text[text.index("[") + 1 : text.index("]")] if "[" in text else "none"
+
+
+def possible_cpus() -> int:
+    """One more than the highest number that a CPU of this machine may get."""
+    listed = _read("/sys/devices/system/cpu/possible")  # "0-3", or "0,2-5"
+    return int(listed.replace("-", ",").split(",")[-1] or 0) + 1
 
 
 def _rodata(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:

@@ -91,6 +91,7 @@ class Features:
         allocs, frees: region functions that exist.
         secret_fault, secret_free: secretmem's functions, or None.
         offsets: constants for the programs, by macro name.
+        page_functions: functions that hand out pages past the allocation tracepoint, by what they do.
         unwinds_kretprobes: a stack taken below a kretprobe shows the caller, not the probe's trampoline.
         missing: what is not there.
     """
@@ -101,6 +102,7 @@ class Features:
     secret_fault: str | None = None
     secret_free: str | None = None
     offsets: dict[str, int] = field(default_factory=dict)
+    page_functions: dict[str, str] = field(default_factory=dict)
     unwinds_kretprobes: bool = False
     missing: list[Missing] = field(default_factory=list)
 

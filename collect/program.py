@@ -13,14 +13,20 @@ import numpy.typing as npt
 
 from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
+from collect.host import possible_cpus
+from collect.page_ring import PageRings, ring_chunks
 from collect.probes import CHOKE_POINT, Features
 from collect.records import LOSSES, RINGS
 from collect.ring import Ring
 from collect.source import source
+from collect.syscalls import has_atomic_fetch, recursion_misses
 
 __all__ = ["Program"]
 
 SETTLE_SECONDS = 0.05
+ALL_PAGES_RING_PAGES = 16384
+"""Of `page_ring` where all page events go through it."""
+
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
 GROUPS = ("changes", "exits", "regions", "pages", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
@@ -33,38 +39,65 @@ class Program:
     Args:
         features: from `probes.probe_features`.
         constants: macros for the walk (TOP_PGT, PAGE_OFFSET_BASE, VMEMMAP_BASE, PHYS_MASK, LEVELS).
-        pages: record page allocations and frees in scope of the regions.
+        pages: page allocations and frees to record: `none`, `scoped` (in scope of the regions) or `all`.
+        changes: record changes and regions; without them only page events, which any kernel with raw tracepoints lets be seen.
+        sample: with `all`, one page block in so many.
+        ring_bytes: for the rings of all page events together.
 
     Attributes:
         headers: whose C headers the programs were compiled with.
+        rings: the BPF ring buffers by name.
+        page_rings: the rings of all page events; None where they are not recorded, or go through `page_ring` (before 5.12).
         kprobes: whether the second pair of programs at the choke point is attached.
     """
 
     _bpf: Any
 
-    def __init__(self, features: Features, constants: dict[str, int], *, pages: bool) -> None:
+    def __init__(
+        self,
+        features: Features,
+        constants: dict[str, int],
+        *,
+        pages: str,
+        changes: bool = True,
+        sample: int = 1,
+        ring_bytes: int | None = None,
+    ) -> None:
         bcc = import_bcc()
-        if not bcc.BPF.support_kfunc():
+        if changes and not bcc.BPF.support_kfunc():
             raise HostError(
                 "this kernel or bcc cannot attach fentry programs (needs BTF, 5.5 or later, and bcc 0.15 or later)"
             )
-        text = source(features, pages=pages)
+        n_cpus = possible_cpus()
+        page_ring = None
+        if pages == "all" and has_atomic_fetch():
+            page_ring = (n_cpus, ring_chunks(n_cpus, ring_bytes) if ring_bytes else ring_chunks(n_cpus))
+        ring_pages = {name: n_pages for name, (_, n_pages) in RINGS.items()}
+        if pages == "all" and page_ring is None:
+            ring_pages["page_ring"] = ALL_PAGES_RING_PAGES
+        text = source(features, pages=pages, changes=changes, page_ring=page_ring, ring_pages=ring_pages)
         flags = [
             f"-D{name}={value:#x}ULL" if value >= 1 << 31 else f"-D{name}={value}" for name, value in constants.items()
         ]
         self._bpf, self.headers = compile_program(bcc, text, flags)
-        self.rings = {name: Ring(self._bpf[name].map_fd, n_pages, dtype) for name, (dtype, n_pages) in RINGS.items()}
+        self.rings = {name: Ring(self._bpf[name].map_fd, ring_pages[name], dtype) for name, (dtype, _) in RINGS.items()}
+        self.page_rings: PageRings | None = None
+        if page_ring is not None:
+            maps = (self._bpf["page_chunks"].map_fd, self._bpf["page_positions"].map_fd)
+            self.page_rings = PageRings(*maps, *page_ring)
+        self._sample = sample
+        self._changes, self._all_pages = changes, pages == "all"
         self._losses = self._bpf["losses"]
         # Attached by hand: bcc takes one program a tracepoint. The kernel calls them in order of attachment.
         self._links = [
             self._attach_raw(bcc, f"{role}_{name}", name)
             for name in PAGE_TRACEPOINTS
-            for role in ("first", "spare")
-            if pages
+            for role in (("first", "spare") if pages == "all" else ("first",))
+            if pages != "none"
         ]
-        self.kprobes = self._attach_kprobes(features)
+        self.kprobes = changes and self._attach_kprobes(features)
         self._before: dict[str, int] = {}
-        self._calls = self._bpf["calls"]
+        self._calls = self._bpf["calls"] if changes else {}
 
     def arm(self) -> None:
         """Let the programs record; until now they were attached and silent.
@@ -73,6 +106,8 @@ class Program:
         before the recording, so losses are counted from a moment after.
         """
         self._bpf["armed"][ctypes.c_int(0)] = ctypes.c_uint32(1)
+        if self.page_rings is not None:
+            self.page_rings.start(self._sample)
         time.sleep(SETTLE_SECONDS)
         self._before = self._lost_until_now()
 
@@ -80,8 +115,11 @@ class Program:
         """Events lost since `arm`, by class."""
         missed = self._missed()
         lost = {name: n - self._before[name] for name, n in self._lost_until_now().items() if name in LOSSES}
+        if self.page_rings is not None:
+            lost["pages_ring_full"] += self.page_rings.n_lost
         # An entry is lost where fentry and kprobe were both skipped; an exit, where the call stays in the map.
-        return lost | {f"{group}_programs_not_run": missed[group] for group in ("changes", "regions")}
+        counted = ("changes", "regions", "pages") if self._all_pages else ("changes", "regions")
+        return lost | {f"{group}_programs_not_run": missed[group] for group in counted}
 
     def page_programs_not_run(self) -> int:
         """Page events since `arm` that neither program of a tracepoint saw.
@@ -106,7 +144,7 @@ class Program:
         lost |= {f"{group}_programs_not_run": 0 for group in GROUPS}
         for name, function in self._bpf.funcs.items():
             lost[f"{_group(name.decode())}_programs_not_run"] += recursion_misses(function.fd) or 0
-        lost["kprobe_only"] = sum(self._bpf["kprobe_only"][ctypes.c_int(0)])
+        lost["kprobe_only"] = sum(self._bpf["kprobe_only"][ctypes.c_int(0)]) if self._changes else 0
         lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
         return lost
 
@@ -116,7 +154,16 @@ class Program:
 
     def drain(self) -> dict[str, npt.NDArray[np.void]]:
         """What each ring holds, the rings of whole events before those of their parts (which were written earlier)."""
-        return {name: ring.drain() for name, ring in self.rings.items()}
+        drained = {name: ring.drain() for name, ring in self.rings.items()}
+        if self.page_rings is not None:
+            drained["page_events"] = self.page_rings.drain()
+        return drained
+
+    def set_sample(self, sample: int) -> None:
+        """From now on record one page block in `sample`; 0: no page events but those in scope of regions."""
+        self._sample = sample
+        if self.page_rings is not None:
+            self.page_rings.set_sample(sample)
 
     def detach(self) -> None:
         """Detach and unload everything."""
@@ -159,28 +206,3 @@ def _group(program: str) -> str:
     if program.endswith("__vfree"):
         return "vfree"
     return "pages" if "mm_page_" in program else "regions"
-
-
-def recursion_misses(fd: int) -> int | None:
-    """Times a program was not run because it was running already on that CPU; None before 5.12, which did not count.
-
-    `struct bpf_prog_info.recursion_misses` (include/uapi/linux/bpf.h, since 9ed9e9ba2337, "bpf: Count the number of
-    times recursion was prevented").
-    """
-    offset, length = 208, 256
-    info = ctypes.create_string_buffer(length)
-
-    class Attr(ctypes.Structure):
-        _fields_ = (
-            ("fd", ctypes.c_uint32),
-            ("length", ctypes.c_uint32),
-            ("info", ctypes.c_uint64),
-            ("rest", ctypes.c_char * 112),
-        )
-
-    attr = Attr(fd, length, ctypes.addressof(info))
-    bpf_syscall, get_info_by_fd = 321, 15
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(bpf_syscall, get_info_by_fd, ctypes.byref(attr), ctypes.sizeof(attr)) != 0:
-        return None
-    return int.from_bytes(info.raw[offset : offset + 8], "little") if attr.length >= offset + 8 else None

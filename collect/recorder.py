@@ -162,7 +162,7 @@ class Recorder:
     def _run(self, command: Sequence[str] | None, duration: float | None, interrupts: Interrupts) -> Summary:
         self._count()
         self._save(walk_once(self._walker), Moment.BEFORE_ATTACH)
-        self._program = Program(self._features, self._constants, pages=self._pages == "scoped")
+        self._program = Program(self._features, self._constants, pages=self._pages)
         try:
             if self._program.kprobes:
                 self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["ARRAY", "CHANGE", "CHUNK", "FRAMES", "LOSSES", "PAGE", "REGION", "RINGS", "STACK", "STACK_FRAMES"]
+__all__ = [
+    "ARRAY",
+    "CHANGE",
+    "CHUNK",
+    "FRAMES",
+    "LOSSES",
+    "PAGE",
+    "PAGE_EVENT",
+    "REGION",
+    "RINGS",
+    "STACK",
+    "STACK_FRAMES",
+]
 
 STACK_FRAMES = 32
 CHUNK = 64
@@ -84,6 +96,9 @@ PAGE = np.dtype(
         ("pad", "u1", 2),
     ]
 )
+
+PAGE_EVENT = np.dtype([("ts", "u8"), ("what", "u8"), ("more", "u8")])
+"""A page event without a region, packed: see `struct page_event` in collect/bpf/page_rings.c."""
 
 RINGS: dict[str, tuple[np.dtype[np.void], int]] = {
     # layout, pages of 4 KiB (powers of two). Rare events never share a ring with page events.

@@ -162,7 +162,12 @@ class PageEvent(IntEnum):
     FREE = 1
     """Tracepoint mm_page_free."""
     ALLOC_BULK = 2
-    """Found behind a region in the page tables; the allocation tracepoint does not report bulk allocations."""
+    """By alloc_pages_bulk*, which the allocation tracepoint does not report: found behind a region in the page tables, or,
+    where all page events are recorded, at the function's return."""
+    SPLIT = 3
+    """split_page: from here on the pages of this allocation are freed one by one. Since format 2."""
+    ALLOC_CONTIG = 4
+    """One block of a range that alloc_contig_range took out of the free lists. Since format 2."""
 
 
 def _table(*fields: tuple[str, pa.DataType]) -> pa.Schema:

@@ -15,8 +15,24 @@ __all__ = ["source"]
 BPF_SOURCES = Path(__file__).parent / "bpf"
 
 
-def source(features: Features, *, pages: bool) -> str:
-    """The C text for this kernel: constants, the programs, and the stubs that attach them."""
+def source(
+    features: Features,
+    *,
+    pages: str,
+    changes: bool = True,
+    page_ring: tuple[int, int] | None = None,
+    ring_pages: dict[str, int] | None = None,
+) -> str:
+    """The C text for this kernel: constants, the programs, and the stubs that attach them.
+
+    Args:
+        features: from `probes.probe_features`.
+        pages: `none`, `scoped` or `all`.
+        changes: with the programs at the choke point and on regions.
+        page_ring: CPUs and chunks of the rings of all page events; None where the kernel has no atomic fetch for them.
+        ring_pages: pages of 4 KiB (a power of two) of rings that shall not have the size that `records.RINGS` gives.
+    """
+    sizes = {name: n_pages for name, (_, n_pages) in RINGS.items()} | (ring_pages or {})
     constants = dict(features.offsets)
     constants |= {"CPA_PAGES_ARRAY": int(Cpa.PAGES_ARRAY), "SCOPE_SPLIT": SCOPE_SPLIT}
     constants |= dict(zip(("SCOPE_FREE", "SCOPE_FREE_BLOCK"), FREE_SCOPES, strict=True))
@@ -24,11 +40,23 @@ def source(features: Features, *, pages: bool) -> str:
     constants |= {f"TIER_{tier.name}": int(tier) for tier in Tier}
     constants |= {f"EVENT_{event.name}": int(event) for event in RegionEvent}
     constants |= {f"EVENT_PAGE_{event.name}": int(event) for event in PageEvent}
-    constants |= {f"{name.upper()}_PAGES": n_pages for name, (_, n_pages) in RINGS.items()}
+    constants |= {f"{name.upper()}_PAGES": n_pages for name, n_pages in sizes.items()}
     parts = [f"#define {name} {value}" for name, value in constants.items()]
-    files = ["records.h", "regions.c", "changes.c"] + (["pages.c"] if pages else [])
+    files = ["records.h"]
+    if changes:
+        parts.append("#define REGIONS")
+        files += ["regions.c", "changes.c"]
+    if pages != "none":
+        files += ["page_rings.c", "pages.c"]
+    if pages == "all":
+        parts.append("#define PAGES_ALL")
+        if page_ring is not None:
+            parts += ["#define PAGE_RING_CPUS {}\n#define PAGE_RING_CHUNKS {}".format(*page_ring)]
+        if features.page_functions:
+            files.append("unreported_pages.c")
     parts += [(BPF_SOURCES / name).read_text() for name in files]
-    parts += _stubs(features)
+    parts += _stubs(features) if changes else []
+    parts += _page_stubs(features) if pages == "all" else []
     return "\n".join(parts)
 
 
@@ -69,6 +97,11 @@ def _stubs(features: Features) -> list[str]:
             parts.append(_fentry(features, function, f"{enter} return 0;"))
             parts.append(_fexit(features, function, f"{leave} return 0;"))
     return parts
+
+
+def _page_stubs(features: Features) -> list[str]:
+    """Programs at what allocates pages past the allocation tracepoint."""
+    return []
 
 
 def _size(alloc: RegionAlloc) -> str:

@@ -1,72 +1,98 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //
-// Page allocations and frees in scope of the regions: raw tracepoints, which interrupts may nest in safely. The
-// allocation tracepoint stays silent for alloc_pages_bulk*; those frames are read from the page tables behind a region.
+// Page allocations and frees, at raw tracepoints, which interrupts may nest in safely. Those in scope of a region go as
+// whole records through a ring of their own; with PAGES_ALL every other one goes, short, through its CPU's ring
+// (collect/bpf/page_rings.c). What no tracepoint reports (bulk, contiguous and split allocations) is told by stubs of
+// collect/source.py, which call the functions at the end.
 
-static __always_inline void emit_page(u8 event, u64 pfn, u32 order, u32 gfp, u32 migratetype, u8 scope, u64 region_id)
+#ifdef REGIONS
+// The task that is inside a region's allocation or free, or a change, if any is. Asked for each page of the machine: the
+// hash is looked at only while some task is in it.
+static __always_inline struct task *task_in_scope(void)
 {
-	struct page_record *record = page_ring.ringbuf_reserve(sizeof(*record));
+	u32 zero = 0;
+	struct live *live = lives.lookup(&zero);
 
-	if (!record) {
-		lose(LOST_PAGE);
-		return;
-	}
-	record->ts = bpf_ktime_get_ns();
-	record->pfn = pfn;
-	record->region_id = region_id;
-	record->gfp = gfp;
-	record->pid = bpf_get_current_pid_tgid();
-	record->cpu = bpf_get_smp_processor_id();
-	record->event = event;
-	record->order = order;
-	record->migratetype = migratetype;
-	record->scope = scope;
-	page_ring.ringbuf_submit(record, 0);
+	return live && live->n_tasks ? this_task() : 0;
 }
 
 static __always_inline void page_alloc(u64 page, u32 order, u32 gfp, u32 migratetype)
 {
-	struct task *task = this_task();
-	u8 scope;
+	struct task *task;
+	u8 scope = 0;
 
-	if (!task || !page)		// NULL: the allocation failed
+	if (!page)		// NULL: the allocation failed
 		return;
-	scope = task->depth ? SCOPE_SPLIT : top_scope(task);
-	if (!scope || scope == SCOPE_FREE || scope == SCOPE_FREE_BLOCK)
-		return;
-	emit_page(EVENT_PAGE_ALLOC, frame_of(page), order, gfp, migratetype, scope, task->depth ? 0 : top_region(task));
+	task = task_in_scope();
+	if (task)
+		scope = task->depth ? SCOPE_SPLIT : top_scope(task);
+	if (scope && scope != SCOPE_FREE && scope != SCOPE_FREE_BLOCK)
+		emit_page(EVENT_PAGE_ALLOC, frame_of(page), order, gfp, migratetype, scope, task->depth ? 0 : top_region(task));
+	else
+		emit_other_page(EVENT_PAGE_ALLOC, frame_of(page), order, gfp, migratetype);
+}
+
+// A page of secret memory that was allocated while we watched: its free is in scope wherever it happens.
+static __always_inline int secret_page_goes(u64 pfn, u32 order)
+{
+	u32 zero = 0;
+	struct live *live = lives.lookup(&zero);
+	u64 *secret;
+
+	if (!live || !live->n_secret)
+		return 0;
+	secret = secret_pfns.lookup(&pfn);
+	if (!secret)
+		return 0;
+	emit_page(EVENT_PAGE_FREE, pfn, order, 0, 0, KIND_SECRET_PAGE, *secret);
+	if (!secret_pfns.delete(&pfn))
+		__sync_fetch_and_add(&live->n_secret, -1);
+	return 1;
 }
 
 static __always_inline void page_free(u64 page, u32 order)
 {
-	u64 pfn = frame_of(page), *secret = secret_pfns.lookup(&pfn);
+	u64 pfn = frame_of(page);
 	struct task *task;
-	u8 scope;
+	u8 scope = 0;
 
-	if (secret) {
-		emit_page(EVENT_PAGE_FREE, pfn, order, 0, 0, KIND_SECRET_PAGE, *secret);
-		secret_pfns.delete(&pfn);
+	if (secret_page_goes(pfn, order))
 		return;
-	}
-	task = this_task();
-	if (!task || task->depth)
-		return;
-	scope = top_scope(task);
+	task = task_in_scope();
+	if (task && !task->depth)
+		scope = top_scope(task);
 	if (scope == SCOPE_FREE || scope == SCOPE_FREE_BLOCK)
 		emit_page(EVENT_PAGE_FREE, pfn, order, 0, 0, scope, top_region(task));
+	else
+		emit_other_page(EVENT_PAGE_FREE, pfn, order, 0, 0);
 }
+
+#else
+static __always_inline void page_alloc(u64 page, u32 order, u32 gfp, u32 migratetype)
+{
+	if (page)
+		emit_other_page(EVENT_PAGE_ALLOC, frame_of(page), order, gfp, migratetype);
+}
+
+static __always_inline void page_free(u64 page, u32 order)
+{
+	emit_other_page(EVENT_PAGE_FREE, frame_of(page), order, 0, 0);
+}
+#endif
 
 // From 6.1 on a raw tracepoint's program is skipped while it runs already on its CPU, as when an interrupt frees a page
 // in the middle of it. So each has a spare behind it, which takes the events that the first did not see: the first
 // leaves each page it has seen in a slot, the spare takes it out, and finds none where the first was skipped.
 #define SEEN_SLOTS 64
+#define SEEN_CPUS 1024
 
-BPF_PERCPU_ARRAY(seen_pages, u64, 2 * SEEN_SLOTS);
+BPF_ARRAY(seen_pages, u64, SEEN_CPUS * 2 * SEEN_SLOTS);
 BPF_PERCPU_ARRAY(rescued, u64, 1);
 
 static __always_inline u64 *seen_slot(u8 event, u64 page)
 {
-	u32 slot = event * SEEN_SLOTS + ((page >> 6) & (SEEN_SLOTS - 1));
+	u32 cpu = bpf_get_smp_processor_id() & (SEEN_CPUS - 1);
+	u32 slot = (cpu * 2 + event) * SEEN_SLOTS + ((page >> 6) & (SEEN_SLOTS - 1));
 
 	return seen_pages.lookup(&slot);
 }

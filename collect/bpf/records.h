@@ -7,6 +7,9 @@
 // Constants that Python passes in (-D), read from this kernel: TOP_PGT PAGE_OFFSET_BASE VMEMMAP_BASE PHYS_MASK LEVELS,
 // the offsets of struct members (…_OFFSET), the codes of collect/schema.py (KIND_… TIER_… EVENT_…), sizes of rings.
 
+// User space looks at the rings by itself; waking it up would cost an interrupt to oneself for each record.
+#define NO_WAKEUP BPF_RB_NO_WAKEUP
+
 #define STACK_FRAMES 32
 #define CHUNK 64
 
@@ -121,6 +124,14 @@ struct task {
 
 BPF_HASH(tasks, u32, struct task, 16384);
 
+// How many there are, so that the programs that run for every page of the machine need not look them up one by one.
+// Never too few: counted when an entry is made, and discounted when one is taken out.
+struct live {
+	u64 n_tasks, n_secret;
+};
+
+BPF_ARRAY(lives, struct live, 1);
+
 static __always_inline struct task *this_task(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
@@ -135,8 +146,11 @@ static __always_inline struct task *enter_task(void)
 
 	if (!task) {
 		struct task fresh = {};
+		u32 zero = 0;
+		struct live *live = lives.lookup(&zero);
 
-		tasks.update(&tid, &fresh);
+		if (!tasks.insert(&tid, &fresh) && live)
+			__sync_fetch_and_add(&live->n_tasks, 1);
 		task = tasks.lookup(&tid);
 		if (!task)
 			lose(LOST_TASK);
@@ -146,10 +160,11 @@ static __always_inline struct task *enter_task(void)
 
 static __always_inline void leave_task(struct task *task)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = bpf_get_current_pid_tgid(), zero = 0;
+	struct live *live = lives.lookup(&zero);
 
-	if (!task->depth && !task->n_scopes && !task->prog)
-		tasks.delete(&tid);
+	if (!task->depth && !task->n_scopes && !task->prog && !tasks.delete(&tid) && live)
+		__sync_fetch_and_add(&live->n_tasks, -1);
 }
 
 // Sends the stack under a fresh key, which is returned; 0 where there was no room.

@@ -337,8 +337,14 @@ static __always_inline void secret_page_alloc(u64 id, u64 pfn, u64 stack_key)
 {
 	struct region_record *record;
 
+	u32 zero = 0;
+	struct live *live = lives.lookup(&zero);
+	int is_new = !secret_pfns.lookup(&pfn);
+
 	if (secret_pfns.update(&pfn, &id))
 		lose(LOST_SCOPE);
+	else if (is_new && live)
+		__sync_fetch_and_add(&live->n_secret, 1);
 	record = region_ring.ringbuf_reserve(sizeof(*record));
 	if (!record) {
 		lose(LOST_REGION);

@@ -101,14 +101,14 @@ def test_every_kernel_has_its_functions_attached_at_both_ends(kernel: str, tmp_p
         "6.1": ["bpf_prog_pack_free", "secretmem_free_folio"],
         "7.2": ["bpf_prog_pack_free", "secretmem_free_folio"],
     }[kernel]
-    found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages=True))
+    found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages="scoped"))
     assert set(found) == {f"{end} {name}" for name in expected for end in ("entry", "exit")} | {
         f"entry {name}" for name in entry_only
     }
 
 
 def test_a_stub_is_silent_until_armed_and_copies_what_it_uses(kernel: str, tmp_path: Path) -> None:
-    for probe, body in stubs(source(probed(tmp_path, KERNELS[kernel]), pages=True)).items():
+    for probe, body in stubs(source(probed(tmp_path, KERNELS[kernel]), pages="scoped")).items():
         assert body.startswith(" if (!is_armed()) return 0;"), probe
         copied = re.findall(r"u64 (\w+) = 0; bpf_probe_read_kernel\(&\1, (\d), \(void \*\)&ctx\[(\d+)\]\);", body)
         function = probe.split()[1]
@@ -123,7 +123,7 @@ def test_a_stub_is_silent_until_armed_and_copies_what_it_uses(kernel: str, tmp_p
 
 
 def test_the_choke_points_arguments_and_return_go_to_its_programs(kernel: str, tmp_path: Path) -> None:
-    found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages=True))
+    found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages="scoped"))
     assert found[f"entry {CHOKE_POINT}"].rstrip().endswith("return change_entry(a0, a1, BY_FENTRY, 0);")
     assert found[f"exit {CHOKE_POINT}"].rstrip().endswith("return change_exit(ctx, a0, ret);")
 
@@ -142,13 +142,13 @@ def test_the_choke_points_arguments_and_return_go_to_its_programs(kernel: str, t
 def test_a_region_is_of_its_tier_kind_and_size(
     kernel: str, function: str, tier: str, kind: str, size: str, tmp_path: Path
 ) -> None:
-    found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages=True))
+    found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages="scoped"))
     assert f"region_alloc_enter(KIND_{kind}, {size});" in found[f"entry {function}"]
     assert f"region_alloc_exit(ctx, TIER_{tier}, KIND_{kind}, ret, {size});" in found[f"exit {function}"]
 
 
 def test_a_free_is_told_by_its_address_and_keeps_its_pages_in_scope_if_it_backs(tmp_path: Path) -> None:
-    found = stubs(source(probed(tmp_path, KERNELS["6.1"]), pages=True))
+    found = stubs(source(probed(tmp_path, KERNELS["6.1"]), pages="scoped"))
     assert "region_free(ctx, TIER_ASKED, CLASS_ASKED, KIND_BPF_IMAGE, a0);" in found["entry bpf_prog_pack_free"]
     assert "region_free(ctx, TIER_BACKING, CLASS_BACKING, KIND_MODULE_ALLOC, a0);" in found["entry module_memfree"]
     assert "region_free_exit();" in found["exit module_memfree"]
@@ -156,7 +156,7 @@ def test_a_free_is_told_by_its_address_and_keeps_its_pages_in_scope_if_it_backs(
 
 
 def test_every_name_of_ours_that_the_programs_use_is_defined(kernel: str, tmp_path: Path) -> None:
-    text = re.sub(r"//.*", "", source(probed(tmp_path, KERNELS[kernel]), pages=True))
+    text = re.sub(r"//.*", "", source(probed(tmp_path, KERNELS[kernel]), pages="scoped"))
     given = {"TOP_PGT", "PAGE_OFFSET_BASE", "VMEMMAP_BASE", "PHYS_MASK", "LEVELS"}
     used = set(
         re.findall(r"\b(?:KIND|TIER|EVENT|SCOPE|CLASS|LOST|CPA)_[A-Z_]+\b|\b[A-Z_]+_(?:OFFSET|RING_PAGES)\b", text)
@@ -170,9 +170,9 @@ def test_every_name_of_ours_that_the_programs_use_is_defined(kernel: str, tmp_pa
 
 def test_page_programs_are_left_out_when_pages_are_not_recorded(tmp_path: Path) -> None:
     features = probed(tmp_path, KERNELS["6.1"])
-    assert "mm_page_alloc" in source(features, pages=True)
-    assert "mm_page_alloc" not in source(features, pages=False)
-    assert stubs(source(features, pages=True)) == stubs(source(features, pages=False))
+    assert "mm_page_alloc" in source(features, pages="scoped")
+    assert "mm_page_alloc" not in source(features, pages="none")
+    assert stubs(source(features, pages="scoped")) == stubs(source(features, pages="none"))
 
 
 def test_what_a_kernel_lacks_is_named_with_what_it_costs(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_what_a_kernel_lacks_is_named_with_what_it_costs(tmp_path: Path) -> None
     assert all(row.why and row.costs for row in missing)
     nothing = probed(tmp_path, {CHOKE_POINT: 2})
     assert "regions are not recorded" in [row.costs for row in nothing.missing]
-    assert set(stubs(source(nothing, pages=True))) == {f"entry {CHOKE_POINT}", f"exit {CHOKE_POINT}"}
+    assert set(stubs(source(nothing, pages="scoped"))) == {f"entry {CHOKE_POINT}", f"exit {CHOKE_POINT}"}
 
 
 def test_a_symbol_without_prototype_is_not_attached_to(tmp_path: Path) -> None:
@@ -294,6 +294,7 @@ def test_a_bcc_that_does_not_load_is_an_error_in_one_line(no_bcc: Path) -> None:
 def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [f"{group}_programs_not_run" for group in program.GROUPS]
     loaded = program.Program.__new__(program.Program)
+    loaded._all_pages, loaded.page_rings = False, None
     loaded._before = dict.fromkeys([*program.LOSSES, *groups, "kprobe_only", "rescued"], 1)
     now = loaded._before | {"pages_programs_not_run": 6, "rescued": 4, "changes_programs_not_run": 5, "kprobe_only": 3}
     monkeypatch.setattr(program.Program, "_lost_until_now", lambda self: now)

@@ -1,0 +1,88 @@
+"""Page events without a region: kept packed in the journal, unpacked into rows of `pages` when a segment is written.
+
+At a million a second what is done for each of them counts. Packed, an event is the 24 bytes that the BPF program wrote
+(collect/bpf/page_rings.c); a row of `pages` is 42 bytes, most of them constant, which Parquet's encodings make nothing of.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from collect.records import PAGE_EVENT
+from collect.schema import TABLES, PageEvent
+
+__all__ = ["PACKED", "PACKED_TABLE", "pack", "unpack"]
+
+PACKED_TABLE = "pages_packed"
+"""Its name in the journal; it never becomes a table of the trace."""
+
+PACKED = pa.schema([pa.field(name, pa.uint64(), nullable=False) for name in PAGE_EVENT.names or ()])
+
+PFN_BITS, ORDER_BITS, TYPE_BITS, EVENT_BITS = 40, 5, 4, 3
+MAX_ORDER = 10
+
+
+def pack(events: npt.NDArray[np.void]) -> pa.RecordBatch:
+    """Events as they were drained (`records.PAGE_EVENT`), as a batch for the journal."""
+    return pa.record_batch([pa.array(np.ascontiguousarray(events[name])) for name in PACKED.names], schema=PACKED)
+
+
+def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
+    """Rows of `pages`, sorted by time, from packed batches."""
+    table = pa.Table.from_batches(batches, PACKED)
+    ts, what, more = (table.column(name).to_numpy() for name in PACKED.names)
+    order_of_time = np.argsort(ts, kind="stable")  # each CPU's part is sorted nearly: merging runs is cheap
+    ts, what, more = ts[order_of_time], what[order_of_time], more[order_of_time]
+    pfn, event = what & _mask(PFN_BITS), (what >> np.uint64(49) & _mask(EVENT_BITS)).astype(np.uint8)
+    order = (what >> np.uint64(40) & _mask(ORDER_BITS)).astype(np.uint8)
+    gfp = more.astype(np.uint32)
+    columns = {
+        "ts_ns": ts,
+        "event": event,
+        "pfn": pfn,
+        "order": order,
+        "gfp": gfp,
+        "migratetype": (what >> np.uint64(45) & _mask(TYPE_BITS)).astype(np.uint8),
+        "cpu": (what >> np.uint64(52)).astype(np.uint16),
+        "pid": (more >> np.uint64(32)).astype(np.uint32),
+    }
+    ranges = event == PageEvent.ALLOC_CONTIG
+    if ranges.any():
+        columns = _with_blocks(columns, ranges)
+    n = len(columns["ts_ns"])
+    columns |= {name: np.zeros(n, kind) for name, kind in (("scope", "u1"), ("region_id", "u8"), ("stack_id", "u4"))}
+    return pa.table(columns, schema=TABLES["pages"])
+
+
+def blocks(first: int, n_pages: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+    """A range of pages as the fewest aligned blocks of a power of two: first page of each, and order."""
+    pfns, orders = [], []
+    end = first + n_pages
+    while first < end:
+        aligned = (first & -first).bit_length() - 1 if first else MAX_ORDER
+        order = min(aligned, (end - first).bit_length() - 1, MAX_ORDER)
+        pfns.append(first)
+        orders.append(order)
+        first += 1 << order
+    return np.array(pfns, np.uint64), np.array(orders, np.uint8)
+
+
+def _with_blocks(columns: dict[str, npt.NDArray[Any]], ranges: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
+    """Each contiguous range, which says its number of pages in place of gfp, as rows of one block each."""
+    parts = [{name: column[~ranges] for name, column in columns.items()}]
+    for i in np.flatnonzero(ranges).tolist():  # few: a hugetlb page or a driver's buffer
+        pfns, orders = blocks(int(columns["pfn"][i]), int(columns["gfp"][i]))
+        n = len(pfns)
+        row = {name: np.repeat(column[i : i + 1], n) for name, column in columns.items()}
+        parts.append(row | {"pfn": pfns, "order": orders, "gfp": np.zeros(n, np.uint32)})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in columns}
+    in_time = np.argsort(joined["ts_ns"], kind="stable")
+    return {name: column[in_time] for name, column in joined.items()}
+
+
+def _mask(n_bits: int) -> np.uint64:
+    return np.uint64((1 << n_bits) - 1)
