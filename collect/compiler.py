@@ -88,6 +88,8 @@ def compile_program(bcc: ModuleType, text: str, flags: Sequence[str]) -> Compile
                 if "compile" not in str(error):
                     break
     reason = said[-1]
+    if os.environ.get("DIRECTMAP_DEBUG"):
+        print("\n".join(said), file=sys.stderr)
     messages = " ".join(line.strip() for text in said[:-1] for line in text.splitlines() if "error" in line.lower())
     raise HostError(
         f"the BPF programs do not load here: {reason}{f' ({messages[:400]})' if messages else ''}; "

@@ -73,6 +73,21 @@ SECRET_FREES = (
 )
 
 
+PAGE_FUNCTIONS = {
+    # What mm_page_alloc does not report, by what it does; the first that exists.
+    "bulk": (
+        "alloc_pages_bulk_noprof",  # since 6.10, "mm: enable page allocation tagging"
+        "__alloc_pages_bulk",  # 5.13 to 6.9
+    ),
+    "contiguous": (
+        "alloc_contig_frozen_range_noprof",  # since 7.0; the next calls it
+        "alloc_contig_range_noprof",  # since 6.10
+        "alloc_contig_range",
+    ),
+    "split": ("split_page",),
+}
+
+
 @dataclass(frozen=True)
 class Missing:
     """A probe that this kernel does not offer, why, and what the trace lacks without it."""
@@ -113,8 +128,11 @@ class Features:
         return [f"fentry+fexit:{name}" for name in self.signatures] + tracepoints
 
 
-def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
-    """Look for everything. Raises HostError for what a trace cannot do without."""
+def probe_features(symbols: Kallsyms, btf: Btf, *, all_pages: bool = False) -> Features:
+    """Look for everything; with `all_pages` also for what allocates pages past the tracepoint.
+
+    Raises HostError for what a trace cannot do without.
+    """
     features = Features()
     _choke_point(features, symbols, btf)
     for alloc in REGION_ALLOCS:
@@ -143,8 +161,26 @@ def probe_features(symbols: Kallsyms, btf: Btf) -> Features:
         if not _use(features, symbols, btf, function):
             features.missing.append(Missing(function, "not a symbol with a prototype here", costs))
     _names(features, btf)
+    if all_pages:
+        _page_functions(features, symbols, btf)
     features.unwinds_kretprobes = "kretprobe_find_ret_addr" in symbols or "rethook_find_ret_addr" in symbols
     return features
+
+
+def _page_functions(features: Features, symbols: Kallsyms, btf: Btf) -> None:
+    for role, names in PAGE_FUNCTIONS.items():
+        found = next((name for name in names if _use(features, symbols, btf, name)), None)
+        if found is not None:
+            features.page_functions[role] = found
+        else:
+            costs = {"bulk": "nothing before 5.13; else bulk allocations of pages are not recorded"}
+            features.missing.append(
+                Missing(
+                    " or ".join(names),
+                    "not a symbol with a prototype here",
+                    costs.get(role, f"{role} allocations of pages are not recorded"),
+                )
+            )
 
 
 def _use(features: Features, symbols: Kallsyms, btf: Btf, function: str) -> bool:

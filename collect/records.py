@@ -100,6 +100,20 @@ PAGE = np.dtype(
 PAGE_EVENT = np.dtype([("ts", "u8"), ("what", "u8"), ("more", "u8")])
 """A page event without a region, packed: see `struct page_event` in collect/bpf/page_rings.c."""
 
+BULK = np.dtype(
+    [
+        ("ts", "u8"),
+        ("gfp", "u4"),
+        ("pid", "u4"),
+        ("cpu", "u4"),
+        ("n", "u4"),
+        ("reported", "u8", 4),
+        ("before", "u8", CHUNK),
+        ("after", "u8", CHUNK),
+    ]
+)
+"""A bulk allocation of pages: 64 places of its array, before and after (collect/bpf/unreported_pages.c)."""
+
 RINGS: dict[str, tuple[np.dtype[np.void], int]] = {
     # layout, pages of 4 KiB (powers of two). Rare events never share a ring with page events.
     "change_ring": (CHANGE, 4096),
@@ -108,6 +122,7 @@ RINGS: dict[str, tuple[np.dtype[np.void], int]] = {
     "region_ring": (REGION, 512),
     "frames_ring": (FRAMES, 2048),
     "page_ring": (PAGE, 1024),
+    "bulk_ring": (BULK, 1024),  # only where all page events are recorded
 }
 
 LOSSES = (
@@ -122,5 +137,6 @@ LOSSES = (
     "entry_without_exit",
     "tasks_map_full_or_nested_too_deep",
     "regions_map_full",
+    "bulk_allocations_not_followed",
 )
 """`enum loss` in collect/bpf/records.h, in its order."""

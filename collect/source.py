@@ -46,14 +46,15 @@ def source(
     if changes:
         parts.append("#define REGIONS")
         files += ["regions.c", "changes.c"]
-    if pages != "none":
-        files += ["page_rings.c", "pages.c"]
     if pages == "all":
         parts.append("#define PAGES_ALL")
         if page_ring is not None:
             parts += ["#define PAGE_RING_CPUS {}\n#define PAGE_RING_CHUNKS {}".format(*page_ring)]
         if features.page_functions:
-            files.append("unreported_pages.c")
+            parts.append("#define UNREPORTED_PAGES")
+    if pages != "none":
+        unreported = ["unreported_pages.c"] if pages == "all" and features.page_functions else []
+        files += ["page_rings.c", *unreported, "pages.c"]
     parts += [(BPF_SOURCES / name).read_text() for name in files]
     parts += _stubs(features) if changes else []
     parts += _page_stubs(features) if pages == "all" else []
@@ -101,7 +102,18 @@ def _stubs(features: Features) -> list[str]:
 
 def _page_stubs(features: Features) -> list[str]:
     """Programs at what allocates pages past the allocation tracepoint."""
-    return []
+    parts = []
+    if bulk := features.page_functions.get("bulk"):
+        # (gfp, nid, nodemask, n, array) since 6.14 ("mm: alloc_pages_bulk: remove page_list"), (..., n, list, array) before
+        has_list = len(features.signatures[bulk]) - 1 == 6
+        where = "a4, a5" if has_list else "0, a4"
+        parts.append(_fentry(features, bulk, f"bulk_entry(a0, a3, {where}); return 0;"))
+        parts.append(_fexit(features, bulk, "bulk_exit(); return 0;"))
+    if contig := features.page_functions.get("contiguous"):
+        parts.append(_fexit(features, contig, "contig_exit(a0, a1, ret); return 0;"))
+    if split := features.page_functions.get("split"):
+        parts.append(_fentry(features, split, "page_split(a0, a1); return 0;"))
+    return parts
 
 
 def _size(alloc: RegionAlloc) -> str:

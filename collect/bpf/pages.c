@@ -120,20 +120,35 @@ static __always_inline int was_seen(u8 event, u64 page)
 	return 0;
 }
 
+// Pages reported inside a bulk allocation, which must not be told twice.
+static __always_inline void seen_in_bulk(u64 page)
+{
+#ifdef UNREPORTED_PAGES
+	u32 zero = 0;
+	struct live *live = lives.lookup(&zero);
+
+	if (live && live->n_bulk)
+		bulk_reported(page);
+#endif
+}
+
 // mm_page_alloc(struct page *page, unsigned int order, gfp_t gfp_flags, int migratetype)
 int first_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
 	if (!is_armed())
 		return 0;
 	page_alloc(ctx->args[0], ctx->args[1], ctx->args[2], ctx->args[3]);
+	seen_in_bulk(ctx->args[0]);
 	leave_seen(EVENT_PAGE_ALLOC, ctx->args[0]);
 	return 0;
 }
 
 int spare_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (is_armed() && !was_seen(EVENT_PAGE_ALLOC, ctx->args[0]))
+	if (is_armed() && !was_seen(EVENT_PAGE_ALLOC, ctx->args[0])) {
 		page_alloc(ctx->args[0], ctx->args[1], ctx->args[2], ctx->args[3]);
+		seen_in_bulk(ctx->args[0]);
+	}
 	return 0;
 }
 

@@ -26,6 +26,7 @@ enum loss {
 	LOST_EXIT,		// an entry whose return was not seen
 	LOST_TASK,		// no room in the map of tasks, or scopes nested too deep
 	LOST_SCOPE,		// no room in the map of secret pages or live regions
+	LOST_BULK,		// a bulk allocation that could not be followed: no room, or too many pages
 	N_LOSSES
 };
 
@@ -127,7 +128,7 @@ BPF_HASH(tasks, u32, struct task, 16384);
 // How many there are, so that the programs that run for every page of the machine need not look them up one by one.
 // Never too few: counted when an entry is made, and discounted when one is taken out.
 struct live {
-	u64 n_tasks, n_secret;
+	u64 n_tasks, n_secret, n_bulk;
 };
 
 BPF_ARRAY(lives, struct live, 1);
