@@ -102,7 +102,7 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _recover(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from collect.journal import recover
+    from collect.recovery import recover
 
     manifest = recover(options.directory)
     rows = sum(segment["rows"] for segments in manifest["tables"].values() for segment in segments)

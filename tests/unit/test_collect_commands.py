@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_with_130_and_no_traceback(capsys: Capture, monkeypatch: p
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("collect.journal.recover", interrupted)
+    monkeypatch.setattr("collect.recovery.recover", interrupted)
     assert main(["recover", "x"]) == 130
     assert capsys.readouterr().err == "directmap-collect: aborted\n"
 
