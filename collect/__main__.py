@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,15 +58,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"directmap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    record = commands.add_parser("record", help="record this kernel (as root)")
+    record = commands.add_parser(
+        "record", help="record this kernel (as root, or with the capabilities that check lists)"
+    )
     record.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory of the trace")
     record.add_argument("-d", "--duration", type=float, metavar="SECONDS", help="stop after this time")
     record.add_argument(
         "--pages",
-        choices=("scoped", "none"),
-        default="scoped",
-        help="page events in scope of the regions (default), or none",
+        choices=("scoped", "all", "none"),
+        help="page events in scope of the regions (default), every one (the default of --only-pages), or none",
     )
+    record.add_argument(
+        "--only-pages",
+        action="store_true",
+        help="page events alone, where changes cannot be seen (no fentry, no /proc/kcore)",
+    )
+    record.add_argument(
+        "--sample", type=int, default=1, metavar="N", help="with --pages all: one block of pages in N (default 1: all)"
+    )
+    record.add_argument(
+        "--max-overhead",
+        type=float,
+        metavar="PERCENT",
+        help="of all CPUs' time, for page events: past it they are sampled, then off; changes never",
+    )
+    record.add_argument("--live", action="store_true", help="show levels, splits and losses while recording")
+    record.add_argument("--ring-pages", type=int, help=argparse.SUPPRESS)
     record.add_argument("--force", action="store_true", help="replace a trace that is there")
     record.add_argument("command", nargs="*", metavar="-- COMMAND", help="record while this runs")
     record.set_defaults(run=_record)
@@ -85,19 +103,43 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from collect.recorder import Recorder
+    environment = dict(os.environ)
+    # Library threads of no use to us, which would keep the privileges that this thread gives up.
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    from collect.recorder import Options, Recorder
 
     if options.duration is not None and not 0 < options.duration < 1e9:
         raise HostError(f"--duration {options.duration:g}: give seconds greater than 0")
+    if options.max_overhead is not None and not 0 < options.max_overhead <= 100:
+        raise HostError(f"--max-overhead {options.max_overhead:g}: give per cent of all CPUs' time, above 0, up to 100")
+    if options.sample not in (1 << shift for shift in range(17)):
+        raise HostError(f"--sample {options.sample}: give a power of two, 1 to 65536")
+    pages = options.pages or ("all" if options.only_pages else "scoped")
+    if options.only_pages and pages != "all":
+        raise HostError(f"--only-pages --pages {pages}: nothing is left to record; use --pages all")
+    if options.sample != 1 and pages != "all":
+        raise HostError(f"--sample {options.sample}: goes with --pages all")
     recorder = Recorder(
-        options.output, force=options.force, pages=options.pages, command_line=["directmap-collect", *arguments]
+        Options(
+            options.output,
+            force=options.force,
+            pages=pages,
+            only_pages=options.only_pages,
+            sample=options.sample,
+            max_overhead=options.max_overhead,
+            live=options.live,
+            ring_pages=options.ring_pages,
+            command_line=["directmap-collect", *arguments],
+        ),
+        options.command or None,
+        environment,
     )
-    summary = recorder.run(options.command or None, options.duration)
-    print(
-        f"recorded {summary['seconds']} s: {summary.get('changes', 0)} changes, {summary.get('regions', 0)} region events, "
-        f"{summary.get('pages', 0)} page events, {summary['lost']} lost -> {options.output}",
-        file=sys.stderr,
-    )
+    summary = recorder.run(options.duration)
+    told = [f"{summary.get('pages', 0)} page events", f"{summary['lost']} lost"]
+    if not options.only_pages:
+        told[:0] = [f"{summary.get('changes', 0)} changes", f"{summary.get('regions', 0)} region events"]
+        told.append(f"{summary['own_frames']} frames split by attaching")
+    print(f"recorded {summary['seconds']} s: {', '.join(told)} -> {options.output}", file=sys.stderr)
     return 0
 
 

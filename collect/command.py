@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType, TracebackType
 
 from collect.errors import HostError
@@ -48,8 +48,9 @@ class Command:
     sudo it runs as root, as it does under `sudo perf record`. Forking then also keeps it out of the recording.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._arguments = list(arguments)
+        self._environment = dict(os.environ if environment is None else environment)
         self.status: int | None = None
         wait_end, self._go = os.pipe2(os.O_CLOEXEC)
         self._failed, tell_end = os.pipe2(os.O_CLOEXEC)
@@ -69,7 +70,7 @@ class Command:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             if os.read(wait_end, 1) == GO:
-                os.execvp(self._arguments[0], self._arguments)
+                os.execvpe(self._arguments[0], self._arguments, self._environment)
         except OSError as error:
             os.write(tell_end, (error.errno or 0).to_bytes(4, "little"))
         except BaseException:  # a Ctrl-C before exec: nothing may pass this point

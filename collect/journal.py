@@ -61,7 +61,6 @@ class TraceWriter:
         reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         self.path = directory
-        self.bytes_written = 0
         self._roll_bytes, self._roll_seconds = roll_bytes, roll_seconds
         self._part = 0
         self._segments: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
@@ -102,7 +101,6 @@ class TraceWriter:
                 raise AssertionError(f"{name}: rows do not fit the schema:\n{batch.schema}\nwanted\n{TABLES[name]}")
             self._stream(name).write_batch(batch)
             self._bytes += batch.nbytes
-            self.bytes_written += batch.nbytes
 
     def sync(self) -> None:
         """Make everything appended so far survive a kill and a power cut; roll to segments when it is time.
@@ -127,6 +125,18 @@ class TraceWriter:
         self._await_roll()
         self._begin_roll()
         self._await_roll()
+
+    def bytes_on_disk(self) -> int:
+        """Size of the segments and of the journal, without the room that is kept back."""
+        total = 0
+        for folder in (self.path, self._journal):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    # A segment may get its name, and a part lose its, while we look.
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False) and entry.name != "reserve":
+                            total += entry.stat(follow_symlinks=False).st_size
+        return total
 
     def close(self, manifest: dict[str, Any]) -> None:
         """Write what is left, then the manifest with `tables` filled in; after this the trace is whole. Raises OSError."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from collect.errors import HostError
 
-__all__ = ["Capability", "Needed", "ask", "become_caller", "held", "keep_only", "missing", "needed"]
+__all__ = ["Capability", "Needed", "ask", "give_up", "held", "how", "missing", "needed", "raise_memlock"]
 
 
 class Capability(IntEnum):
@@ -113,12 +113,34 @@ def raise_memlock() -> None:
             continue
 
 
-def become_caller(directory: Path) -> bool:
-    """Under sudo, go on as whoever called it, with the capabilities held so far; False where that cannot be.
+def give_up(directory: Path, *, kprobes: bool, command: bool) -> frozenset[Capability]:
+    """When everything is attached: give up all that the rest does not need, for good; what is kept.
 
-    Every thread of this process loses root by it (setresuid(2) of the C library), and all but this one their
-    capabilities too. It cannot be where that user cannot write into `directory`.
+    Under sudo, also go on as whoever called it: every thread of this process loses root by that (setresuid(2) of the C
+    library), and all but this one and those that it starts their capabilities too.
+
+    Args:
+        directory: of the trace, which has to stay writable.
+        kprobes: are attached: bcc looks into tracefs, which is root's, to detach them.
+        command: a child runs with the privileges of before, and may have to be ended.
     """
+    kept = {Capability.BPF: "read maps and set flags in them (before 5.19 for any use of bpf(2))"}
+    if _addresses_hidden():
+        kept[Capability.SYSLOG] = "follow modules and BPF programs in /proc/kallsyms"
+    if command:
+        kept[Capability.KILL] = "end the command"
+    if kprobes:
+        kept[Capability.DAC_READ_SEARCH] = "detach kprobes"
+    if not _become_caller(directory) and _must_override(directory):
+        kept |= {Capability.DAC_OVERRIDE: "write the trace", Capability.CHOWN: "give it to whoever called sudo"}
+    _, permitted = _get()
+    keep = frozenset(capability for capability in kept if permitted >> capability & 1)
+    _keep_only(keep)
+    return keep
+
+
+def _become_caller(directory: Path) -> bool:
+    """Under sudo, become whoever called it, keeping capabilities; False where not, or where that user cannot write."""
     if os.geteuid() != 0 or not int(os.environ.get("SUDO_UID", "0")):
         return False
     uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", os.environ["SUDO_UID"]))
@@ -136,12 +158,17 @@ def become_caller(directory: Path) -> bool:
     return True
 
 
-def keep_only(kept: Iterable[Capability]) -> None:
-    """Give up every other capability of this thread and of those that it starts, for good."""
+def _must_override(directory: Path) -> bool:
+    """Whether root writes here by privilege only: under sudo, where the trace is the caller's, or in another's directory."""
+    return os.geteuid() == 0 and ("SUDO_UID" in os.environ or directory.stat().st_uid != 0)
+
+
+def _keep_only(kept: Iterable[Capability]) -> None:
     _, permitted = _get()
     left = sum(1 << capability for capability in set(kept)) & permitted
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL)
+    # struct __user_cap_data_struct twice: effective, permitted, inheritable
     _call("capset", _header(), (ctypes.c_uint32 * 6)(*(word for half in _halves(left) for word in (half, half, 0))))
 
 

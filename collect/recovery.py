@@ -1,7 +1,8 @@
-"""Finishes the trace of a recorder that was killed, from its journal."""
+"""Finishes the trace of a recorder that was killed, or whose disk is full, from its journal."""
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -13,12 +14,39 @@ import pyarrow.parquet as pq
 
 from collect.durable import JOURNAL, give_to_sudo_user, lock, write_json
 from collect.errors import HostError, TraceError
+from collect.journal import TraceWriter
 from collect.manifest import MANIFEST
 from collect.schema import TABLES
 from collect.segments import segment_of
 from collect.trace import open_trace
 
-__all__ = ["recover"]
+__all__ = ["finish_after", "recover"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def finish_after(error: OSError, writer: TraceWriter, manifest: dict[str, Any], seconds: float) -> HostError:
+    """Save what is there after a write failed; the line that says what became of it.
+
+    A full disk ends a recording with a trace that is whole up to there, from the room kept back; where even that does
+    not do, or the disk fails otherwise, the journal stays.
+    """
+    path = writer.path
+    if error.errno in FULL:
+        try:
+            writer.close_on_full_disk(manifest | {"complete": False, "ended": "the disk was full"})
+        except OSError as again:
+            error = again
+        else:
+            return HostError(
+                f"{path}: {error.strerror}; the recording ended after {seconds:.0f} s and is saved up to there, without "
+                "an end snapshot: analyze it as it is, or make room and record again"
+            )
+    writer.abandon()
+    return HostError(
+        f"{path}: {error.strerror}; the recording ended after {seconds:.0f} s, and what was saved is in its journal: "
+        f"make room there, then `directmap-collect recover {path}`"
+    )
 
 
 def recover(directory: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from collect.pagetables import Leaves, Walker, runs
 from collect.schema import LEAF_PAGES, TABLES, Level, Moment, Space
 
-__all__ = ["Snapshot", "Touched", "still", "walk_once"]
+__all__ = ["Snapshot", "Touched", "frames_split", "still", "walk_once"]
 
 U64 = npt.NDArray[np.uint64]
 MAX_ROUNDS = 64
@@ -197,3 +197,10 @@ def _rows(number: int, moment: Moment, space: Space, leaves: Leaves, begin: U64,
         "attrs": leaves.attrs[at],
     }
     return pa.table(columns, schema=TABLES["snapshots"])
+
+
+def frames_split(before: Leaves, after: Leaves) -> int:
+    """2M frames that were mapped by one large entry in `before` and are in 4K entries in `after`."""
+    small_before = np.unique(before.pfn[before.level == Level.K4] >> np.uint64(9))
+    small_after = np.unique(after.pfn[after.level == Level.K4] >> np.uint64(9))
+    return len(np.setdiff1d(small_after, small_before, assume_unique=True))
