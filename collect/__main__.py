@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     snapshot.set_defaults(run=_snapshot)
 
     check = commands.add_parser("check", help="what would work here, and what is missing")
+    check.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where a trace would go")
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check)
     return parser
@@ -154,38 +155,56 @@ def _recover(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _snapshot(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from collect.counters import read_counters
-    from collect.host import physical_mask
+    from collect.host import physical_mask, zone_ranges
     from collect.kallsyms import Kallsyms
     from collect.kcore import Kcore
     from collect.pagetables import Walker
-    from collect.snapshot import walk_once
+    from collect.snapshot import walk_once, zone_counts_kb
 
     kcore = Kcore()
-    found = walk_once(Walker(kcore, physical_mask(kcore, Kallsyms()))).counts_kb()
+    snapshot = walk_once(Walker(kcore, physical_mask(kcore, Kallsyms())))
     claimed = read_counters()
-    rows = [(name, kb, claimed.get(f"meminfo/{name}")) for name, kb in found.items()]
+    rows = [(name, kb, claimed.get(f"meminfo/{name}")) for name, kb in snapshot.counts_kb().items()]
+    zones = zone_counts_kb(snapshot.leaves, zone_ranges())
     if options.json:
-        print(json.dumps({name: {"page_tables_kb": kb, "meminfo_kb": claim} for name, kb, claim in rows}, indent=1))
+        levels = {
+            name: {"page_tables_kb": kb, "meminfo_kb": claim, "difference_kb": None if claim is None else claim - kb}
+            for name, kb, claim in rows
+        }
+        print(json.dumps({"levels": levels, "zones": zones}, indent=1))
         return 0
-    print(f"{'':12}{'page tables':>14}{'/proc/meminfo':>16}")
+    print(f"{'':18}{'page tables':>14}{'/proc/meminfo':>16}{'it says':>20}")
     for name, kb, claim in rows:
-        print(f"{name:12}{kb:>11} kB{claim if claim is not None else '-':>13} kB")
-    print("Where they differ the page tables are right: meminfo's counters drift at boot.")
+        told = "-" if claim is None else "the same" if claim == kb else f"{abs(claim - kb)} kB {_more(claim - kb)}"
+        print(f"{name:18}{kb:>11} kB{claim if claim is not None else '-':>13} kB{told:>20}")
+    if any(claim not in (None, kb) for _, kb, claim in rows):
+        print("Where they differ the page tables are right: meminfo's counters drift at boot.")
+    print(f"\n{'zone':18}{'1G':>14}{'2M':>14}{'4K':>14}")
+    for zone, counts in zones.items():
+        kb = (counts["DirectMap1G"], counts["DirectMap2M"], counts["DirectMap4k"])
+        print(f"{zone:18}" + "".join(f"{n:>11} kB" for n in kb))
     return 0
 
 
-def _check(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from collect.check import findings
+def _more(difference: int) -> str:
+    return "more" if difference > 0 else "less"
 
-    rows = findings()
+
+def _check(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from collect.check import findings, would_work
+
+    rows = findings(options.output)
+    works = would_work(rows)
     if options.json:
-        print(json.dumps([row._asdict() for row in rows], indent=1))
+        print(json.dumps({"findings": [row._asdict() for row in rows], "would_work": works}, indent=1))
     else:
         for row in rows:
             print(f"{'ok' if row.ok else 'MISSING' if row.needed else 'absent':8}{row.what}: {row.found}")
             if row.mend and not row.ok:
                 print(f"{'':8}-> {row.mend}")
-    return 0 if all(row.ok for row in rows if row.needed) else 2
+        for command, would in works.items():
+            print(f"{'works' if would else 'no':8}directmap-collect {command}")
+    return 0 if works["record"] else 2
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ __all__ = [
     "physical_mask",
     "possible_cpus",
     "ram_ranges",
+    "zone_ranges",
 ]
 
 PAGE_BYTES = 4096
@@ -121,6 +122,22 @@ def ram_ranges(path: Path = Path("/proc/iomem")) -> list[list[int]]:
         raise HostError(
             f"{path}: names no RAM; its addresses are shown to CAP_SYS_ADMIN only, so run it as root (sudo)"
         )
+    return found
+
+
+def zone_ranges(path: Path = Path("/proc/zoneinfo")) -> dict[str, tuple[int, int]]:
+    """First and end page frame number of each zone that holds pages, by "node N ZONE"."""
+    found: dict[str, tuple[int, int]] = {}
+    zone, spanned = "", 0
+    for line in _read(str(path)).splitlines():
+        words = line.replace(",", "").split()
+        if line.startswith("Node"):
+            zone = f"node {words[1]} {words[3]}"
+        elif words and words[0] == "spanned":
+            spanned = int(words[1])
+        elif words and words[0] == "start_pfn:" and spanned:
+            first = int(words[1])
+            found[zone] = (first, first + spanned)
     return found
 
 

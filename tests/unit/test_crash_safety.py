@@ -81,7 +81,6 @@ def test_a_hundred_kills_cost_nothing_that_was_safe(writers: subprocess.Popen[st
         moments["rolled" if moment == "journal" and list(directory.glob("*.parquet")) else moment] += 1
         assert counted(finished(directory)) >= safe
         assert [path.name for path in directory.iterdir() if path.suffix not in (".json", ".parquet")] == []
-    print(moments)
     assert moments["rolled"] >= N_KILLS // 4, f"the kills came at moments that try little: {moments}"
 
 
@@ -104,7 +103,8 @@ def test_nothing_is_dropped_before_what_replaces_it_is_on_the_disk(tmp_path: Pat
     fsync, rename, unlink = os.fsync, Path.rename, Path.unlink
 
     def told_fsync(fd: int) -> None:
-        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{fd}')).name}")
+        name = Path("/proc/self/fd", str(fd)).readlink().name
+        done.append(f"sync {name}")
         fsync(fd)
 
     def told_rename(self: Path, target: Path) -> Path:
