@@ -140,22 +140,27 @@ def give_up(directory: Path, *, kprobes: bool, command: bool) -> frozenset[Capab
 
 
 def _become_caller(directory: Path) -> bool:
-    """Under sudo, become whoever called it, keeping capabilities; False where not, or where that user cannot write."""
+    """Under sudo, become whoever called it, keeping capabilities; False where there is none, or that user cannot go on."""
     if os.geteuid() != 0 or not int(os.environ.get("SUDO_UID", "0")):
         return False
     uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", os.environ["SUDO_UID"]))
     os.seteuid(uid)
     try:
-        writable = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+        able = os.access(directory, os.W_OK | os.X_OK, effective_ids=True) and _code_is_readable()
     finally:
         os.seteuid(0)
-    if not writable:
+    if not able:
         return False
     _prctl(PR_SET_KEEPCAPS, 1)
     os.setgroups([gid])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     return True
+
+
+def _code_is_readable() -> bool:
+    """Python and we may lie in root's own home, and some modules are imported late."""
+    return all(os.access(file, os.R_OK, effective_ids=True) for file in (os.__file__, __file__))
 
 
 def _must_override(directory: Path) -> bool:
