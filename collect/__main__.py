@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of all CPUs' time, for page events: past it they are sampled, then off; changes never",
     )
     record.add_argument("--live", action="store_true", help="show levels, splits and losses while recording")
-    record.add_argument("--ring-pages", type=int, help=argparse.SUPPRESS)
+    record.add_argument("--ring-bytes", type=int, help=argparse.SUPPRESS)
     record.add_argument("--force", action="store_true", help="replace a trace that is there")
     record.add_argument("command", nargs="*", metavar="-- COMMAND", help="record while this runs")
     record.set_defaults(run=_record)
@@ -107,7 +107,8 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     environment = dict(os.environ)
     # Library threads of no use to us, which would keep the privileges that this thread gives up.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-    from collect.recorder import Options, Recorder
+    from collect.options import Options
+    from collect.recorder import Recorder
 
     if options.duration is not None and not 0 < options.duration < 1e9:
         raise HostError(f"--duration {options.duration:g}: give seconds greater than 0")
@@ -129,7 +130,7 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             sample=options.sample,
             max_overhead=options.max_overhead,
             live=options.live,
-            ring_pages=options.ring_pages,
+            ring_bytes=options.ring_bytes,
             command_line=["directmap-collect", *arguments],
         ),
         options.command or None,
@@ -181,8 +182,8 @@ def _snapshot(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         print("Where they differ the page tables are right: meminfo's counters drift at boot.")
     print(f"\n{'zone':18}{'1G':>14}{'2M':>14}{'4K':>14}")
     for zone, counts in zones.items():
-        kb = (counts["DirectMap1G"], counts["DirectMap2M"], counts["DirectMap4k"])
-        print(f"{zone:18}" + "".join(f"{n:>11} kB" for n in kb))
+        levels_kb = (counts["DirectMap1G"], counts["DirectMap2M"], counts["DirectMap4k"])
+        print(f"{zone:18}" + "".join(f"{n:>11} kB" for n in levels_kb))
     return 0
 
 

@@ -30,8 +30,8 @@ class Status:
         rows: by table, so far.
         lost: by class, so far.
         levels_kb: memory that each level maps now, by meminfo's names: the start snapshot and meminfo's growth since.
-        splits: leaves that changes split, by the name of the process, so far.
-        recent_splits: the same, since the last tick.
+        splits: leaves that changes split, by the name of the process, before this tick.
+        recent_splits: the same, in this tick.
         pages_per_second: page events.
         trace_bytes: on the disk.
         page_sample: one page block in so many is recorded; 0: none.
@@ -50,13 +50,16 @@ class Status:
     overhead_percent: float | None = None
 
     def count_splits(self, changes: npt.NDArray[np.void]) -> None:
-        """Take note of a tick's changes: those after which the first page's leaf is smaller than before."""
+        """Take note of changes: those after which the first page's leaf is smaller than before."""
         split = (changes["level_first"] > 0) & (changes["level_first"] < changes["level_before"])
         names, n = np.unique(changes["comm"][split], return_counts=True)
-        self.recent_splits = Counter(
-            {name.decode(errors="replace"): int(k) for name, k in zip(names.tolist(), n.tolist(), strict=True)}
-        )
+        for name, k in zip(names.tolist(), n.tolist(), strict=True):
+            self.recent_splits[name.decode(errors="replace")] += int(k)
+
+    def end_tick(self) -> None:
+        """A second is over: its splits are so far's."""
         self.splits += self.recent_splits
+        self.recent_splits = Counter()
 
     @property
     def n_lost(self) -> int:
@@ -146,7 +149,7 @@ def one_line(status: Status) -> str:
     if status.levels_kb:
         parts.append(" ".join(f"{label} {gib(status.levels_kb.get(name, 0))}" for name, label in LEVELS.items()))
         parts.append(f"{status.rows.get('changes', 0)} changes")
-        parts.append(f"{status.splits.total()} splits")
+        parts.append(f"{status.splits.total() + status.recent_splits.total()} splits")
     parts.append(f"{status.rows.get('pages', 0)} page events ({status.pages_per_second:,.0f}/s)")
     parts.append(f"{status.n_lost} lost")
     parts.append(mib(status.trace_bytes))
@@ -168,9 +171,10 @@ def picture(status: Status) -> Any:
         users.add_column("split by")
         users.add_column("last second", justify="right")
         users.add_column("so far", justify="right")
-        for name, n in status.splits.most_common(N_USERS):
+        so_far = status.splits + status.recent_splits
+        for name, n in so_far.most_common(N_USERS):
             users.add_row(Text(printable(name)), str(status.recent_splits[name]), str(n))
-        if not status.splits:
+        if not so_far:
             users.add_row(Text("nobody yet"), "", "")
         parts.append(users)
     return Group(*parts)

@@ -20,20 +20,23 @@ class Meanwhile:
 
     Args:
         kernel: for the place of the direct map and of `struct page`.
-        chunks: of pages arrays drained before: they are older than their call, which may run now.
     """
 
-    def __init__(self, kernel: Kernel, chunks: list[Records]) -> None:
+    def __init__(self, kernel: Kernel) -> None:
         self._first = np.uint64(kernel.page_offset)
         self._n_pages = np.uint64(kernel.memory["max_pfn"])
         self._vmemmap = np.uint64(kernel.vmemmap)
         self._changes: list[Records] = [np.empty(0, CHANGE)]
-        self._chunks: list[Records] = [np.empty(0, ARRAY), *chunks]
+        self._chunks: list[Records] = [np.empty(0, ARRAY)]
 
     def add(self, drained: dict[str, Records]) -> None:
         """Take note of one draining."""
         self._changes.append(drained["change_ring"])
         self._chunks.append(drained["array_ring"])
+
+    def add_chunks(self, chunks: Records) -> None:
+        """Take note of chunks of pages arrays drained before: they are older than their call, which may run now."""
+        self._chunks.append(chunks)
 
     def touched(self) -> Touched:
         """Every change of the direct map so far, page by page where pages arrays list them."""

@@ -6,38 +6,36 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from collect import __version__
 from collect.command import Command, Interrupts
 from collect.counters import counter_rows, read_counters
+from collect.drainer import Drainer
 from collect.errors import HostError
-from collect.host import cpu_facts, kernel_facts, lockdown
 from collect.journal import TraceWriter
 from collect.kernel import Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
-from collect.manifest import FORMAT
 from collect.meanwhile import Meanwhile
+from collect.options import Options, first_manifest
 from collect.overhead import Governor, program_runs, time_programs
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
 from collect.probes import CHOKE_POINT
 from collect.program import Program
 from collect.recovery import finish_after
-from collect.rows import Batch, RowMaker
-from collect.schema import FORMAT_VERSION, Moment, RegionEvent, RegionKind
+from collect.rows import RowMaker
+from collect.schema import Moment, RegionEvent, RegionKind
 from collect.snapshot import Snapshot, Touched, frames_split, still, walk_once
 
-__all__ = ["Options", "Recorder", "Summary"]
+__all__ = ["Recorder", "Summary"]
 
 TICK_SECONDS = 1.0
-IDLE_SECONDS, BUSY_SECONDS = 0.05, 0.002
+WAIT_SECONDS = 0.01
+BATCH_BYTES = 8 << 20
+"""Page events for which rows are made before their second is over, so that memory stays small."""
+
 RUNNING_CALL_SECONDS = 5.0
 CALL_ID_SHIFT = 10
 """A call's id is its time of entry in nanoseconds, then ten bits of its CPU (new_id in collect/bpf/records.h)."""
@@ -45,33 +43,6 @@ CALL_ID_SHIFT = 10
 
 class Summary(dict[str, int]):
     """What was recorded, for the closing line: rows by table, `seconds`, `lost`, `own_frames`."""
-
-
-@dataclass
-class Options:
-    """What to record and how.
-
-    Attributes:
-        output: directory of the trace.
-        force: replace a trace that is there.
-        pages: `scoped`, `all` or `none`.
-        only_pages: page events alone, where changes cannot be seen.
-        sample: one page block in so many.
-        max_overhead: per cent of all CPUs' time that page programs may take; None: no limit.
-        live: a table on the terminal.
-        command_line: as it goes into the manifest.
-        ring_pages: size of each page ring, to try what happens when it is full; None: as usual.
-    """
-
-    output: Path
-    force: bool = False
-    pages: str = "scoped"
-    only_pages: bool = False
-    sample: int = 1
-    max_overhead: float | None = None
-    live: bool = False
-    command_line: Sequence[str] = ()
-    ring_pages: int | None = None
 
 
 class Recorder:
@@ -98,7 +69,7 @@ class Recorder:
         try:
             raise_memlock()
             self._kernel: Kernel = kernel_for_pages() if options.only_pages else kernel_for_changes()
-            self._manifest = self._first_manifest()
+            self._manifest = first_manifest(self._kernel, options)
             self._rows = RowMaker(
                 self._kernel.symbols,
                 self._kernel.page_offset,
@@ -111,8 +82,6 @@ class Recorder:
             if self._command:
                 self._command.abandon()
             raise
-        self._batch: Batch = {}
-        self._meanwhile: Meanwhile | None = None
         self._n_snapshots = 0
         self._summary = Summary()
         self._unstable = 0
@@ -151,33 +120,6 @@ class Recorder:
         manifest = self._manifest | {"ts_end_ns": time.monotonic_ns(), "losses": self._status.lost}
         return finish_after(error, self._writer, manifest, self._status.seconds)
 
-    def _first_manifest(self) -> dict[str, Any]:
-        """What is known before anything is attached."""
-        now = time.monotonic_ns()
-        kernel, options = self._kernel, self._options
-        raw = ["raw_tracepoint:mm_page_alloc", "raw_tracepoint:mm_page_free"] if options.pages != "none" else []
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "tool_version": __version__,
-            "complete": False,
-            "command": list(options.command_line),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "clock": "CLOCK_MONOTONIC",
-            "ts_start_ns": now,
-            "ts_end_ns": now,
-            "kernel": kernel_facts() | {"lockdown": lockdown()},
-            "cpu": cpu_facts(),
-            "memory": kernel.memory,
-            "recorder": {"pid": os.getpid(), "tgid": os.getpid()},
-            "probes": {
-                "attached": (kernel.features.attached if kernel.walker else []) + raw,
-                "missing": [vars(missing) for missing in kernel.missing],
-            },
-            "sampling": {"pages": options.pages, "page_sample": options.sample, "only_pages": options.only_pages},
-            "losses": {},
-        }
-
     def _run(self, duration: float | None, interrupts: Interrupts) -> Summary:
         self._count()
         before = self._snapshot(Moment.BEFORE_ATTACH)
@@ -186,6 +128,7 @@ class Recorder:
             self._kernel.symbols.reread()  # our own programs have names now, and can be left out of the stacks
             self._drop_privileges()
             self._program.arm()
+            self._drainer.start()
             begin = time.monotonic()
             self._count()
             start = self._snapshot(Moment.START)
@@ -199,12 +142,14 @@ class Recorder:
             status = self._record(duration, interrupts, begin)
             self._manifest["ts_end_ns"] = time.monotonic_ns()
             self._snapshot(Moment.END)
+            self._drainer.stop()
             self._tick()
             if self._kernel.walker:
                 self._blocks_gone = sum(self._kernel.walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
             losses = self._losses()
             losses["entry_without_exit"] += self._never_returned()
         finally:
+            self._drainer.stop()
             self._program.detach()
         self._count()
         self._snapshot(Moment.AFTER_DETACH)
@@ -220,7 +165,9 @@ class Recorder:
             pages=options.pages,
             changes=not options.only_pages,
             sample=options.sample,
+            ring_bytes=options.ring_bytes,
         )
+        self._drainer = Drainer(self._program)
         if self._program.kprobes:
             self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
         self._manifest["recorder"]["headers"] = self._program.headers
@@ -251,46 +198,44 @@ class Recorder:
             now = time.monotonic()
             if stop is not None and now >= stop:
                 break
-            busy = self._drain()
             if now >= next_tick:
                 self._status.seconds = now - begin
                 self._tick()
                 next_tick = max(next_tick + TICK_SECONDS, now)
-            time.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
+            elif self._drainer.page_bytes >= BATCH_BYTES:
+                self._write_rows()
+            else:
+                time.sleep(WAIT_SECONDS)
         return self._command.stop() if self._command else None
 
-    def _drain(self) -> bool:
-        """Take what the rings hold; True if one of them was filling fast."""
-        drained = self._program.drain()
-        for name, records in drained.items():
-            self._batch.setdefault(name, []).append(records)
-        if self._meanwhile:
-            self._meanwhile.add(drained)
-        return any(ring.used > ring.size // 16 for ring in self._program.rings.values())
-
-    def _tick(self) -> None:
-        """Once a second: rows, counters and losses into the journal, and the journal to the disk."""
-        self._drain()
-        batch, self._batch = self._batch, {}
-        for changes in batch.get("change_ring", []):
+    def _write_rows(self) -> None:
+        """Rows of what was drained, into the journal."""
+        batch = self._drainer.take()
+        for changes in batch["change_ring"]:
             self._status.count_splits(changes)
-        n_pages = self._summary.get("pages", 0)
         for name, table in self._rows.tables(batch).items():
             self._writer.append(name, table)
             if name == "regions":
                 self._follow_blocks(table)
             self._summary[name] = self._summary.get(name, 0) + table.num_rows
+
+    def _tick(self) -> None:
+        """Once a second: rows, counters and losses into the journal, and the journal to the disk."""
+        self._write_rows()
         if self._governor and self._governor.tick():
             self._manifest["sampling"]["steps"] = self._governor.steps
         losses = self._losses()
         self._count(losses)
         self._writer.sync()
         if self._recording:
-            self._show(losses, self._summary.get("pages", 0) - n_pages)
+            self._show(losses)
+        self._status.end_tick()
 
-    def _show(self, losses: dict[str, int], n_pages: int) -> None:
+    def _show(self, losses: dict[str, int]) -> None:
         status = self._status
-        status.rows, status.lost, status.pages_per_second = self._summary, losses, n_pages / TICK_SECONDS
+        n_pages = self._summary["pages"]
+        status.pages_per_second = (n_pages - status.rows.get("pages", 0)) / TICK_SECONDS
+        status.rows, status.lost = dict(self._summary), losses
         status.trace_bytes = self._writer.bytes_on_disk()
         if self._governor:
             status.page_sample, status.overhead_percent = self._governor.sample, self._governor.percent
@@ -330,13 +275,12 @@ class Recorder:
         }
 
     def _still(self, walker: Walker) -> Snapshot:
-        # Chunks of a pages array are older than their call: those of calls that run now are in this tick's batch.
-        self._drain()
-        self._meanwhile = Meanwhile(self._kernel, self._batch["array_ring"])
+        self._meanwhile = Meanwhile(self._kernel)
+        self._drainer.watch(self._meanwhile)
         try:
             snapshot = still(walker, self._touched)
         finally:
-            self._meanwhile = None
+            self._drainer.watch(None)
         self._unstable += snapshot.n_unstable
         return snapshot
 
@@ -345,11 +289,10 @@ class Recorder:
         running = self._program.running_calls()
         give_up = time.monotonic() + RUNNING_CALL_SECONDS
         while running and time.monotonic() < give_up:
-            time.sleep(BUSY_SECONDS)
+            time.sleep(WAIT_SECONDS)
             running &= self._program.running_calls()
         # Calls that never end (their return was missed) are a loss of their own.
-        self._drain()
-        assert self._meanwhile is not None
+        self._drainer.drain()
         return self._meanwhile.touched()
 
     def _never_returned(self) -> int:

@@ -22,6 +22,7 @@ __all__ = ["base_from_pages", "find_vmemmap"]
 U64 = npt.NDArray[np.uint64]
 
 STRUCT_PAGE_BYTES = 64
+BASE_ALIGNMENT = 1 << 30
 N_PAGES = 64
 N_SEEN = 4 * N_PAGES
 PRESENT = np.uint64(1 << 63)
@@ -66,18 +67,17 @@ def find_vmemmap() -> int:
 
 
 def base_from_pages(pages: U64, pfns: U64) -> int | None:
-    """The one base by which the structs at addresses `pages` are those of the frames `pfns`; None if they disagree.
+    """The base by which the structs at addresses `pages` are those of the frames `pfns`; None if they disagree.
 
-    Pairs are not known, and either side may hold others: the true base explains nearly every frame, a chance one few.
+    Pairs are not known, and either side may hold others. Neighbours shift a base by a few structs, which its alignment
+    rules out: memory is placed by whole 1 GiB (arch/x86/mm/kaslr.c, kernel_randomize_memory).
     """
-    if len(pages) == 0 or len(pfns) == 0:
-        return None
     bases, n = np.unique(pages[None, :] - pfns[:, None] * np.uint64(STRUCT_PAGE_BYTES), return_counts=True)
-    best = int(np.argmax(n))
-    others = np.delete(n, best)
-    if n[best] * 4 < len(pfns) * 3 or (len(others) and others.max() * 2 > n[best]):
+    aligned = bases & np.uint64(BASE_ALIGNMENT - 1) == 0
+    bases, n = bases[aligned], n[aligned]
+    if len(bases) == 0 or n.max() * 4 < len(pfns) * 3:
         return None
-    return int(bases[best])
+    return int(bases[np.argmax(n)])
 
 
 def _touch(n_pages: int) -> U64:
@@ -95,7 +95,7 @@ def _touch(n_pages: int) -> U64:
                 entries = np.frombuffer(pagemap.read(8 * n_pages), np.uint64)
         except OSError as error:
             raise HostError(f"/proc/self/pagemap: {error.strerror}; needed where there is no /proc/kcore") from None
-    frames = entries[entries & PRESENT != 0] & FRAME
+    frames: U64 = entries[entries & PRESENT != 0] & FRAME
     if not frames.any():
         raise HostError(
             "/proc/self/pagemap: frame numbers are hidden; needs CAP_SYS_ADMIN where there is no /proc/kcore"
