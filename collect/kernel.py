@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from collect.btf import Btf
+from collect.errors import HostError
 from collect.host import memory_facts, memory_without_page_tables
 from collect.kallsyms import Kallsyms
 from collect.kcore import Kcore
@@ -54,6 +55,12 @@ def kernel_for_changes() -> Kernel:
     """Everything that a whole recording needs. Raises HostError for what it cannot do without."""
     symbols = Kallsyms()
     features = probe_features(symbols, Btf())
+    # bcc would look for it too, but finds no symbol for anyone but uid 0, whatever the capabilities.
+    if "bpf_trampoline_link_prog" not in symbols:
+        raise HostError(
+            "this kernel cannot attach fentry programs (no bpf_trampoline_link_prog: 5.5 or later has it, with "
+            "CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_JIT); `record --only-pages` does without"
+        )
     kcore = Kcore()
     memory = memory_facts(kcore, symbols)
     at = symbols.address("vmemmap_base")

@@ -63,13 +63,13 @@ def needed(*, changes: bool, statistics: bool = False) -> Needed:
         wanted[Capability.SYSLOG] = "see addresses in /proc/kallsyms"
     if changes:
         wanted[Capability.SYS_RAWIO] = "open /proc/kcore"
-        if KCORE.exists() and not os.access(KCORE, os.R_OK, effective_ids=True):
+        if _is_anothers(KCORE):
             wanted[Capability.DAC_READ_SEARCH] = "open /proc/kcore, which is root's"
     if _memlock_counts():
         wanted[Capability.SYS_RESOURCE] = "raise the limit of locked memory, which maps count against before 5.11"
     if statistics:
         wanted[Capability.SYS_ADMIN] = "have the kernel time BPF programs (--max-overhead)"
-    elif not changes and not os.access(KCORE, os.R_OK, effective_ids=True):
+    elif not changes and not (KCORE.exists() and os.access(KCORE, os.R_OK, effective_ids=True)):
         wanted[Capability.SYS_ADMIN] = "see frame numbers in /proc/self/pagemap, where there is no /proc/kcore"
     return wanted
 
@@ -180,6 +180,15 @@ def _keep_only(kept: Iterable[Capability]) -> None:
 def _addresses_hidden() -> bool:
     """`kallsyms_show_value` (kernel/ksyms_common.c; kernel/kallsyms.c before 6.5), for one without CAP_SYSLOG."""
     return _sysctl("kptr_restrict") != 0 or _sysctl("perf_event_paranoid") > 1
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether a file is for its owner only, who is not us; what privileges could do is not asked."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return status.st_uid != os.geteuid() and not status.st_mode & 0o004
 
 
 def _memlock_counts() -> bool:

@@ -64,10 +64,8 @@ class Program:
         ring_bytes: int | None = None,
     ) -> None:
         bcc = import_bcc()
-        if changes and not bcc.BPF.support_kfunc():
-            raise HostError(
-                "this kernel or bcc cannot attach fentry programs (needs BTF, 5.5 or later, and bcc 0.15 or later)"
-            )
+        if changes and not hasattr(bcc.BPF, "support_kfunc"):
+            raise HostError("this bcc cannot attach fentry programs; it must be 0.15 or later")
         n_cpus = possible_cpus()
         page_ring = None
         if pages == "all" and has_atomic_fetch():
