@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
 import time
@@ -136,6 +138,8 @@ class Recorder:
             own = frames_split(before.leaves, start.leaves) if before and start else 0
             self._manifest["recorder"]["frames_split_by_attaching"] = own
             self._writer.note(self._manifest)
+            self._count(self._losses())
+            self._writer.sync()
             self._start_levels = (start.counts_kb(), read_counters()) if start else None
             self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
@@ -171,6 +175,7 @@ class Recorder:
         if self._program.kprobes:
             self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
         self._manifest["recorder"]["headers"] = self._program.headers
+        _give_back_memory()
         if options.max_overhead is not None and options.pages != "none":
             time_programs()  # until we end
             fds = self._program.page_program_fds()
@@ -312,3 +317,9 @@ class Recorder:
         if moment in (Moment.END, Moment.AFTER_DETACH):
             self._count()
         return snapshot
+
+
+def _give_back_memory() -> None:
+    """What the compiler took from the heap and has freed goes back to the kernel: a recording may last for days."""
+    with contextlib.suppress(AttributeError):  # a GNU function
+        ctypes.CDLL(None).malloc_trim(0)

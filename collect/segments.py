@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collect.durable import whole_file
@@ -19,26 +21,41 @@ SORTED_BY_TIME = {"snapshots": "ts_ns", "changes": "ts_ns", "regions": "ts_ns", 
 DELTA_COLUMNS = ("ts_ns", "ts_end_ns", "pfn", "call_id", "parent_id", "address", "region_id", "duration_ns")
 
 
+GROUP_ROWS = 1 << 18
+
+
 def write_segment(directory: Path, name: str, number: int, batches: list[pa.RecordBatch]) -> dict[str, Any]:
     """Write one Parquet file of a trace and return its entry for the manifest: file, rows, bytes."""
     table = pa.Table.from_batches(batches, TABLES[name])
-    if name in SORTED_BY_TIME:
-        table = table.sort_by(SORTED_BY_TIME[name])
     path = directory / f"{name}-{number:05d}.parquet"
     # Delta encoding needs dictionary encoding off; all other columns keep theirs, few distinct values being the rule.
     delta = {column: "DELTA_BINARY_PACKED" for column in DELTA_COLUMNS if column in table.column_names}
-    with whole_file(path) as file:
-        pq.write_table(
-            table,
+    with (
+        whole_file(path) as file,
+        pq.ParquetWriter(
             file,
+            TABLES[name],
             compression="zstd",
             compression_level=9,
             use_dictionary=[field.name for field in table.schema if field.name not in delta],
             column_encoding=delta,
             write_page_checksum=True,
             store_schema=True,
-        )
+        ) as writer,
+    ):
+        for group in _in_order(table, SORTED_BY_TIME.get(name)):
+            writer.write_table(group, row_group_size=GROUP_ROWS)
     return {"file": path.name, "rows": table.num_rows, "bytes": path.stat().st_size}
+
+
+def _in_order(table: pa.Table, column: str | None) -> Iterator[pa.Table]:
+    """The rows of a table by time, in groups: what is read from the journal is not held twice."""
+    if column is None or table.num_rows == 0:
+        yield table
+        return
+    order = pc.sort_indices(table[column].combine_chunks())
+    for first in range(0, len(order), GROUP_ROWS):
+        yield table.take(order[first : first + GROUP_ROWS])
 
 
 def segment_of(part: Path, directory: Path) -> dict[str, Any] | None:

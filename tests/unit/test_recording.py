@@ -132,7 +132,7 @@ def test_what_a_full_ring_loses_is_counted(tmp_path: Path) -> None:
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        produced = {tid.value: n.value for tid, n in counting["n_events"].items()}
+        produced = {tid.value: n.value for tid, n in counting[b"n_events"].items()}
     finally:
         counting.cleanup()
     trace = open_trace(tmp_path / "trace")
@@ -142,7 +142,6 @@ def test_what_a_full_ring_loses_is_counted(tmp_path: Path) -> None:
     assert produced[storm] > 2 * 3001 * PAGES_PER_ROUND
     n_lost = trace.manifest["losses"]["pages_ring_full"] + trace.manifest["losses"]["pages_programs_not_run"]
     of_storm = produced[storm] - recorded[storm]
-    others = sum(count for tid, count in produced.items() if tid != storm)
-    assert of_storm > 0, "the ring was too small"
-    assert of_storm <= n_lost <= of_storm + others
-    assert others < produced[storm] // 10, "the machine was busy with other things: too little is shown"
+    of_others = sum(produced.values()) - sum(recorded.values()) - of_storm  # before and after the recording too
+    assert of_storm > 0, "the ring was too large"
+    assert of_storm <= n_lost <= of_storm + of_others
