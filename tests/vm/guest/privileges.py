@@ -52,6 +52,22 @@ def trial(capabilities: list[str], output: Path, *, asked: bool) -> dict[str, An
     return result
 
 
+def check(capabilities: list[str]) -> dict[str, str]:
+    """What `check` misses as the user with these capabilities."""
+    names = ",".join(f"+{name}" for name in capabilities)
+    who = [
+        "setpriv",
+        f"--reuid={USER}",
+        f"--regid={USER}",
+        "--clear-groups",
+        f"--inh-caps={names}",
+        f"--ambient-caps={names}",
+    ]
+    done = subprocess.run([*who, sys.executable, "-m", "collect", "check", "--json"], capture_output=True, text=True)
+    findings = json.loads(done.stdout)["findings"]
+    return {row["what"]: row["found"] for row in findings if not row["ok"]}
+
+
 def main() -> None:
     home = Path("/var/tmp/privileges")
     home.mkdir()
@@ -74,7 +90,8 @@ def main() -> None:
         results[f"without {left_out}"] = trial(
             [name for name in names if name != left_out], home / left_out, asked=False
         )
-    print(json.dumps({"kernel": os.uname().release, "needed": names, "trials": results}, indent=1))
+    missing = check(names)
+    print(json.dumps({"missing": missing, "kernel": os.uname().release, "needed": names, "trials": results}, indent=1))
 
 
 if __name__ == "__main__":
