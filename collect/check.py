@@ -167,6 +167,9 @@ def _programs() -> list[Finding]:
             rows.append(Finding(what, True, "an empty program was attached", needed, pages=pages))
         except Exception as error:  # bcc raises bare Exception for all that can go wrong
             reason = " ".join(str(error).split())[:300]
+            reason = reason.removeprefix("the BPF programs do not load here: ").partition(
+                "; `directmap-collect check`"
+            )[0]
             rows.append(Finding(what, False, reason, needed, mend, pages=pages))
     return rows
 

@@ -228,3 +228,36 @@ def test_a_disk_without_room_to_end_with_is_refused_before_recording(tmp_path: P
     said, left = done.stdout.split("\n")[:2]
     assert said.startswith("HostError") and "No space left on device; 32 MiB must be free to begin with" in said
     assert left == "", "nothing is left behind"
+
+
+# --- whose files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user: run make test as root")
+def test_everything_belongs_to_whoever_called_sudo_and_is_for_them_only(tmp_path: Path, monkeypatch: Any) -> None:
+    """The folders that were made, the journal while it is written, and what was recovered from it."""
+    monkeypatch.setenv("SUDO_UID", "12345")
+    monkeypatch.setenv("SUDO_GID", "54321")
+
+    def strangers() -> list[str]:
+        found = []
+        for path in [tmp_path / "made", *(tmp_path / "made").rglob("*")]:
+            status = path.stat()
+            if (status.st_uid, status.st_gid) != (12345, 54321):
+                found.append(f"{path}: of {status.st_uid}:{status.st_gid}")
+            if path.is_file() and status.st_mode & 0o777 != 0o600:
+                found.append(f"{path}: {status.st_mode:o}")
+        return found
+
+    directory = tmp_path / "made" / "too" / "trace"
+    writer = TraceWriter(directory, manifest(), reserve_bytes=4096)
+    writer.append("counters", rows("counters", 0, 5))
+    writer.roll()
+    writer.append("counters", rows("counters", 5, 5))
+    writer.sync()
+    assert len(list((directory / "journal").iterdir())) == 4, "lock, manifest, reserve, one part"
+    assert strangers() == []
+    writer.abandon()
+    recover(directory)
+    assert strangers() == []
+    assert open_trace(directory).n_rows("counters") == 10
