@@ -52,6 +52,7 @@ class Command:
         self._arguments = list(arguments)
         self._environment = dict(os.environ if environment is None else environment)
         self.status: int | None = None
+        self._started = False
         wait_end, self._go = os.pipe2(os.O_CLOEXEC)
         self._failed, tell_end = os.pipe2(os.O_CLOEXEC)
         with warnings.catch_warnings():
@@ -80,6 +81,7 @@ class Command:
 
     def start(self) -> None:
         """Let it run. Raises HostError if there is no such command."""
+        self._started = True
         os.write(self._go, GO)
         os.close(self._go)
         told = os.read(self._failed, 4)  # nothing, once exec has closed it
@@ -108,11 +110,14 @@ class Command:
         return self.status if self.status is not None else -signal.SIGKILL
 
     def abandon(self) -> None:
-        """It was never started: let the waiting child end."""
-        if self.status is None:
-            with contextlib.suppress(OSError):
-                os.close(self._go)
-                os.close(self._failed)
+        """The recording failed, or is over: no process of ours is left behind, whether it was started or waits."""
+        if self.status is not None:
+            return
+        if self._started:
+            self.stop()
+        else:
+            os.close(self._go)
+            os.close(self._failed)
             self._reap(0)
 
     def _reap(self, options: int) -> None:

@@ -14,12 +14,15 @@ from collect.pagetables import Walker
 from collect.probes import Features, Missing, probe_features
 from collect.vmemmap import find_vmemmap
 
-__all__ = ["Kernel", "kernel_for_changes", "kernel_for_pages"]
+__all__ = ["ANY_FRAME", "Kernel", "kernel_for_changes", "kernel_for_pages"]
 
 VMEMMAP_BASE = 0xFFFF_EA00_0000_0000
 """Without KASLR of memory, with 4 levels (arch/x86/include/asm/pgtable_64_types.h, __VMEMMAP_BASE_L4)."""
 
-ANY_FRAME = 0x000F_FFFF_FFFF_F000
+ANY_FRAME = (1 << 52) - 1
+"""Address bits of an entry where the kernel's own mask is not known, those inside a page included as in the kernel's."""
+
+FRAME_BITS = 0x000F_FFFF_FFFF_F000
 
 
 @dataclass
@@ -69,7 +72,7 @@ def kernel_for_changes() -> Kernel:
         "TOP_PGT": kcore.top_pgt,
         "PAGE_OFFSET_BASE": kcore.page_offset,
         "VMEMMAP_BASE": vmemmap,
-        "PHYS_MASK": memory["physical_mask"] & ANY_FRAME,
+        "PHYS_MASK": memory["physical_mask"] & FRAME_BITS,
         "LEVELS": kcore.paging_levels,
     }
     walker = Walker(kcore, memory["physical_mask"])
@@ -84,7 +87,7 @@ def kernel_for_pages() -> Kernel:
         "TOP_PGT": 0,
         "PAGE_OFFSET_BASE": 0,
         "VMEMMAP_BASE": vmemmap,
-        "PHYS_MASK": ANY_FRAME,
+        "PHYS_MASK": FRAME_BITS,
         "LEVELS": memory["paging_levels"],
     }
     why = "only page events were asked for (--only-pages)"

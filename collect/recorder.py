@@ -17,7 +17,7 @@ from collect.counters import counter_rows, read_counters
 from collect.drainer import Drainer
 from collect.errors import HostError
 from collect.journal import TraceWriter
-from collect.kernel import Kernel, kernel_for_changes, kernel_for_pages
+from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
 from collect.meanwhile import Meanwhile
 from collect.options import Options, first_manifest
@@ -77,8 +77,9 @@ class Recorder:
                 self._kernel.page_offset,
                 self._kernel.memory["max_pfn"],
                 self._kernel.vmemmap,
-                self._kernel.constants["PHYS_MASK"],
+                self._kernel.memory["physical_mask"] or ANY_FRAME,
             )
+            self._view: View = view_for(live=options.live)
             self._writer = TraceWriter(options.output, self._manifest, force=options.force)
         except BaseException:
             if self._command:
@@ -92,7 +93,6 @@ class Recorder:
         self._blocks_gone = 0
         self._governor: Governor | None = None
         self._status = Status(page_sample=options.sample)
-        self._view: View = view_for(live=options.live)
         self._start_levels: tuple[dict[str, int], dict[str, int]] | None = None
 
     def run(self, duration: float | None) -> Summary:

@@ -65,8 +65,11 @@ def test_it_is_ended_gently_and_then_by_force(monkeypatch: pytest.MonkeyPatch) -
     assert stubborn.stop() == -signal.SIGKILL
 
 
-def test_one_that_was_never_started_leaves_no_process_behind() -> None:
+@pytest.mark.parametrize("started", [False, True])
+def test_a_recording_that_failed_leaves_no_process_behind(started: bool) -> None:
     command = Command(["sleep", "60"])
+    if started:
+        command.start()
     command.abandon()
     with pytest.raises(ProcessLookupError):
         os.kill(command.pid, 0)
