@@ -57,7 +57,7 @@ def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that would do, up to the moment when the directory is made."""
     monkeypatch.setattr(recorder, "ask", lambda wanted: None)
     monkeypatch.delenv("SUDO_UID", raising=False)
-    memory = {"max_pfn": 8, "paging_levels": 4, "ranges": [[1, 8]]}
+    memory = {"max_pfn": 8, "paging_levels": 4, "ranges": [[1, 8]], "physical_mask": None}
     kernel = Kernel(None, Features(), memory, 0, {"PHYS_MASK": 0})  # type: ignore[arg-type]
     monkeypatch.setattr(recorder, "kernel_for_changes", lambda: kernel)
 
