@@ -129,9 +129,10 @@ def give_up(directory: Path, *, kprobes: bool, command: bool) -> frozenset[Capab
         kept[Capability.SYSLOG] = "follow modules and BPF programs in /proc/kallsyms"
     if command:
         kept[Capability.KILL] = "end the command"
-    if kprobes:
-        kept[Capability.DAC_READ_SEARCH] = "detach kprobes"
-    if not _become_caller(directory) and _must_override(directory):
+    became_caller = _become_caller(directory)
+    if kprobes and os.geteuid() != 0:
+        kept[Capability.DAC_READ_SEARCH] = "look into tracefs to detach kprobes"
+    if not became_caller and _must_override(directory):
         kept |= {Capability.DAC_OVERRIDE: "write the trace", Capability.CHOWN: "give it to whoever called sudo"}
     _, permitted = _get()
     keep = frozenset(capability for capability in kept if permitted >> capability & 1)
