@@ -1,8 +1,7 @@
 """Writes a trace onto a disk that is full after a while: `python -m tests.machine.filling DIRECTORY FREE RESERVE MANIFEST`.
 
 DIRECTORY is the root of a small file system; a ballast file leaves FREE bytes. Prints as JSON how many rows were safe
-when a write failed, what the recorder would have said, and, if the journal was left, does so once more after room was
-made and the trace recovered.
+when a write failed, what the recorder would have said; where the journal was left, it is recovered, if need be after room was made.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ def fill(root: Path, free: int, reserve: int, manifest: dict[str, Any]) -> dict[
             recover(root / "trace")
         except HostError as error:
             said.append(str(error))
-        ballast.unlink()
-        recover(root / "trace")
+            ballast.unlink()
+            recover(root / "trace")
     trace = open_trace(root / "trace")
     return {
         "safe": safe,
