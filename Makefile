@@ -20,7 +20,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint lab lab-setup lab-verify clean
+.PHONY: help venv demo test test-kills lint lab lab-setup lab-verify clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -34,6 +34,9 @@ venv: $(VENV)/.installed ## .venv with what directmap runs on
 
 test: lint ## lint, then every test that needs neither root nor a guest
 	$(BIN)/python -m pytest
+
+test-kills: $(VENV)/.installed-test ## kill the real recorder 100 times (root, some ten minutes)
+	DIRECTMAP_KILLS=100 $(BIN)/python -m pytest tests/unit/test_recording.py -k kills
 
 lint: $(VENV)/.installed-test ## ruff and mypy
 	$(BIN)/ruff check --quiet

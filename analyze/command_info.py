@@ -66,7 +66,9 @@ def _lines(trace: Trace) -> list[str]:
         f"command    {clean(' '.join(str(word) for word in manifest['command']), 65)}",
     ]
     if not manifest["complete"]:
-        lines.append("incomplete the recorder was killed; this was recovered from its journal")
+        ended = manifest.get("ended")
+        why = clean(str(ended), 60) if ended else "the recorder was killed; this was recovered from its journal"
+        lines.append(f"incomplete {why}")
     lines.append("")
     for name in TABLES:
         size = sum(segment["bytes"] for segment in manifest["tables"][name])

@@ -78,6 +78,11 @@ def rebuild(trace: Trace) -> Rebuild:
     changes = load_changes(trace)
     table = SnapshotTable(trace)
     start = load_snapshot(trace, table, Moment.START)
+    if start is None and trace.manifest["sampling"].get("only_pages"):
+        raise TraceError(
+            f"{trace.path}: recorded with --only-pages, so it holds page events and no state of the direct map; "
+            "record without it, on a kernel with fentry and /proc/kcore"
+        )
     if start is None:
         raise TraceError(
             f"{trace.path}: no START snapshot, so there is nothing to rebuild from; record again "

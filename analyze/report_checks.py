@@ -140,6 +140,12 @@ def _probes(manifest: dict[str, Any]) -> list[Check]:
 def _incomplete(manifest: dict[str, Any]) -> list[Check]:
     if manifest["complete"]:
         return []
+    if manifest.get("ended"):
+        return [
+            Check(
+                "Cut off", "bad", "The recording ended because " + str(manifest["ended"])[:80] + "; it lacks its end."
+            )
+        ]
     return [
         Check("Recovered", "bad", "The recorder was killed; this was recovered from its journal and may lack its end.")
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,15 +58,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"directmap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    record = commands.add_parser("record", help="record this kernel (as root)")
+    record = commands.add_parser(
+        "record", help="record this kernel (as root, or with the capabilities that check lists)"
+    )
     record.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory of the trace")
     record.add_argument("-d", "--duration", type=float, metavar="SECONDS", help="stop after this time")
     record.add_argument(
         "--pages",
-        choices=("scoped", "none"),
-        default="scoped",
-        help="page events in scope of the regions (default), or none",
+        choices=("scoped", "all", "none"),
+        help="page events in scope of the regions (default), every one (the default of --only-pages), or none",
     )
+    record.add_argument(
+        "--only-pages",
+        action="store_true",
+        help="page events alone, where changes cannot be seen (no fentry, no /proc/kcore)",
+    )
+    record.add_argument(
+        "--sample", type=int, default=1, metavar="N", help="with --pages all: one block of pages in N (default 1: all)"
+    )
+    record.add_argument(
+        "--max-overhead",
+        type=float,
+        metavar="PERCENT",
+        help="of all CPUs' time, for page events: past it they are sampled, then off; changes never",
+    )
+    record.add_argument("--live", action="store_true", help="show levels, splits and losses while recording")
+    record.add_argument("--ring-bytes", type=int, help=argparse.SUPPRESS)
     record.add_argument("--force", action="store_true", help="replace a trace that is there")
     record.add_argument("command", nargs="*", metavar="-- COMMAND", help="record while this runs")
     record.set_defaults(run=_record)
@@ -79,30 +97,56 @@ def _parser() -> argparse.ArgumentParser:
     snapshot.set_defaults(run=_snapshot)
 
     check = commands.add_parser("check", help="what would work here, and what is missing")
+    check.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where a trace would go")
     check.add_argument("--json", action="store_true")
     check.set_defaults(run=_check)
     return parser
 
 
 def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    environment = dict(os.environ)
+    # Library threads of no use to us, which would keep the privileges that this thread gives up.
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    from collect.options import Options
     from collect.recorder import Recorder
 
     if options.duration is not None and not 0 < options.duration < 1e9:
         raise HostError(f"--duration {options.duration:g}: give seconds greater than 0")
+    if options.max_overhead is not None and not 0 < options.max_overhead <= 100:
+        raise HostError(f"--max-overhead {options.max_overhead:g}: give per cent of all CPUs' time, above 0, up to 100")
+    if options.sample not in (1 << shift for shift in range(17)):
+        raise HostError(f"--sample {options.sample}: give a power of two, 1 to 65536")
+    pages = options.pages or ("all" if options.only_pages else "scoped")
+    if options.only_pages and pages != "all":
+        raise HostError(f"--only-pages --pages {pages}: nothing is left to record; use --pages all")
+    if options.sample != 1 and pages != "all":
+        raise HostError(f"--sample {options.sample}: goes with --pages all")
     recorder = Recorder(
-        options.output, force=options.force, pages=options.pages, command_line=["directmap-collect", *arguments]
+        Options(
+            options.output,
+            force=options.force,
+            pages=pages,
+            only_pages=options.only_pages,
+            sample=options.sample,
+            max_overhead=options.max_overhead,
+            live=options.live,
+            ring_bytes=options.ring_bytes,
+            command_line=["directmap-collect", *arguments],
+        ),
+        options.command or None,
+        environment,
     )
-    summary = recorder.run(options.command or None, options.duration)
-    print(
-        f"recorded {summary['seconds']} s: {summary.get('changes', 0)} changes, {summary.get('regions', 0)} region events, "
-        f"{summary.get('pages', 0)} page events, {summary['lost']} lost -> {options.output}",
-        file=sys.stderr,
-    )
+    summary = recorder.run(options.duration)
+    told = [f"{summary.get('pages', 0)} page events", f"{summary['lost']} lost"]
+    if not options.only_pages:
+        told[:0] = [f"{summary.get('changes', 0)} changes", f"{summary.get('regions', 0)} region events"]
+        told.append(f"{summary['own_frames']} frames split by attaching")
+    print(f"recorded {summary['seconds']} s: {', '.join(told)} -> {options.output}", file=sys.stderr)
     return 0
 
 
 def _recover(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from collect.journal import recover
+    from collect.recovery import recover
 
     manifest = recover(options.directory)
     rows = sum(segment["rows"] for segments in manifest["tables"].values() for segment in segments)
@@ -112,38 +156,56 @@ def _recover(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _snapshot(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from collect.counters import read_counters
-    from collect.host import physical_mask
+    from collect.host import physical_mask, zone_ranges
     from collect.kallsyms import Kallsyms
     from collect.kcore import Kcore
     from collect.pagetables import Walker
-    from collect.snapshot import walk_once
+    from collect.snapshot import walk_once, zone_counts_kb
 
     kcore = Kcore()
-    found = walk_once(Walker(kcore, physical_mask(kcore, Kallsyms()))).counts_kb()
+    snapshot = walk_once(Walker(kcore, physical_mask(kcore, Kallsyms())))
     claimed = read_counters()
-    rows = [(name, kb, claimed.get(f"meminfo/{name}")) for name, kb in found.items()]
+    rows = [(name, kb, claimed.get(f"meminfo/{name}")) for name, kb in snapshot.counts_kb().items()]
+    zones = zone_counts_kb(snapshot.leaves, zone_ranges())
     if options.json:
-        print(json.dumps({name: {"page_tables_kb": kb, "meminfo_kb": claim} for name, kb, claim in rows}, indent=1))
+        levels = {
+            name: {"page_tables_kb": kb, "meminfo_kb": claim, "difference_kb": None if claim is None else claim - kb}
+            for name, kb, claim in rows
+        }
+        print(json.dumps({"levels": levels, "zones": zones}, indent=1))
         return 0
-    print(f"{'':12}{'page tables':>14}{'/proc/meminfo':>16}")
+    print(f"{'':18}{'page tables':>14}{'/proc/meminfo':>16}{'it says':>20}")
     for name, kb, claim in rows:
-        print(f"{name:12}{kb:>11} kB{claim if claim is not None else '-':>13} kB")
-    print("Where they differ the page tables are right: meminfo's counters drift at boot.")
+        told = "-" if claim is None else "the same" if claim == kb else f"{abs(claim - kb)} kB {_more(claim - kb)}"
+        print(f"{name:18}{kb:>11} kB{claim if claim is not None else '-':>13} kB{told:>20}")
+    if any(claim not in (None, kb) for _, kb, claim in rows):
+        print("Where they differ the page tables are right: meminfo's counters drift at boot.")
+    print(f"\n{'zone':18}{'1G':>14}{'2M':>14}{'4K':>14}")
+    for zone, counts in zones.items():
+        levels_kb = (counts["DirectMap1G"], counts["DirectMap2M"], counts["DirectMap4k"])
+        print(f"{zone:18}" + "".join(f"{n:>11} kB" for n in levels_kb))
     return 0
 
 
-def _check(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from collect.check import findings
+def _more(difference: int) -> str:
+    return "more" if difference > 0 else "less"
 
-    rows = findings()
+
+def _check(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    from collect.check import findings, would_work
+
+    rows = findings(options.output)
+    works = would_work(rows)
     if options.json:
-        print(json.dumps([row._asdict() for row in rows], indent=1))
+        print(json.dumps({"findings": [row._asdict() for row in rows], "would_work": works}, indent=1))
     else:
         for row in rows:
             print(f"{'ok' if row.ok else 'MISSING' if row.needed else 'absent':8}{row.what}: {row.found}")
             if row.mend and not row.ok:
                 print(f"{'':8}-> {row.mend}")
-    return 0 if all(row.ok for row in rows if row.needed) else 2
+        for command, would in works.items():
+            print(f"{'works' if would else 'no':8}directmap-collect {command}")
+    return 0 if works["record"] else 2
 
 
 if __name__ == "__main__":

@@ -2,77 +2,245 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from collect import privileges
 from collect.btf import Btf
-from collect.compiler import import_bcc
+from collect.compiler import compile_program, import_bcc
 from collect.counters import read_counters
 from collect.errors import HostError
+from collect.headers import kernel_headers
 from collect.host import lockdown
+from collect.journal import RESERVE_BYTES
 from collect.kallsyms import Kallsyms
 from collect.kcore import Kcore
-from collect.probes import probe_features
+from collect.probes import CHOKE_POINT, CPA_MEMBERS, Features, probe_features
 
-__all__ = ["Finding", "findings"]
+__all__ = ["Finding", "findings", "would_work"]
+
+INSTALL = {
+    # of /etc/os-release: ID or ID_LIKE, and what installs bcc there
+    "debian": "apt install python3-bpfcc",
+    "ubuntu": "apt install python3-bpfcc",
+    "fedora": "dnf install python3-bcc",
+    "rhel": "dnf install python3-bcc",
+    "suse": "zypper install python3-bcc",
+    "arch": "pacman -S python-bcc",
+}
+ROOMY_BYTES = 1 << 30
+
+RAW_TRACEPOINT = "RAW_TRACEPOINT_PROBE(mm_page_alloc) { return 0; }"
+FENTRY = f"KFUNC_PROBE({CHOKE_POINT}) {{ return 0; }}"
+KPROBE = "int trial(void *ctx) { return 0; }"
 
 
 class Finding(NamedTuple):
-    """One line of `directmap-collect check`: what, whether it is there, what was found, whether recording needs it."""
+    """One line of `directmap-collect check`.
+
+    Attributes:
+        what: was looked for.
+        ok: it is there.
+        found: what was found, or what is wrong.
+        needed: a recording of changes cannot do without it.
+        mend: what to do where it is not there: a command where there is one.
+        pages: `record --only-pages` cannot do without it either.
+    """
 
     what: str
     ok: bool
     found: str
     needed: bool
     mend: str = ""
+    pages: bool = False
 
 
-def findings() -> list[Finding]:
-    """Everything a recording needs on this machine, in the order in which it is needed."""
-    rows = [
-        Finding("root", os.geteuid() == 0, f"uid {os.geteuid()}", True, "run it with sudo"),
-        Finding("lockdown", lockdown() != "confidentiality", lockdown(), True, "boot without lockdown=confidentiality"),
-    ]
-    symbols, btf = None, None
+def would_work(rows: list[Finding]) -> dict[str, bool]:
+    """Which recordings would work, by their command."""
+    return {
+        "record": all(row.ok for row in rows if row.needed),
+        "record --only-pages": all(row.ok for row in rows if row.pages),
+    }
+
+
+def findings(directory: Path = Path()) -> list[Finding]:
+    """Everything that a recording into `directory` needs on this machine, in the order in which it is needed."""
+    rows = [_privileges(), _lockdown()]
+    symbols, btf, features = None, None, None
     try:
         symbols = Kallsyms()
-        rows.append(Finding("kernel symbols", True, "/proc/kallsyms", True))
+        rows.append(Finding("kernel symbols", True, "/proc/kallsyms", True, pages=True))
     except HostError as error:
-        rows.append(Finding("kernel symbols", False, str(error), True))
+        mend = "sudo sysctl kernel.kptr_restrict=1"
+        rows.append(Finding("kernel symbols", False, str(error), True, mend, pages=True))
     try:
         btf = Btf()
         rows.append(Finding("kernel types", True, "/sys/kernel/btf/vmlinux", True))
     except HostError as error:
-        rows.append(Finding("kernel types", False, str(error), True))
+        mend = "boot a kernel of your distribution's (5.10 or later: CONFIG_DEBUG_INFO_BTF)"
+        rows.append(Finding("kernel types", False, str(error), True, mend))
     if symbols and btf:
         try:
             features = probe_features(symbols, btf)
-            rows.append(Finding("probes", True, ", ".join(features.signatures), True))
-            rows += [Finding(m.name, False, f"{m.why}; without it: {m.costs}", False) for m in features.missing]
+            rows += _features(features)
         except HostError as error:
-            rows.append(Finding("probes", False, str(error), True))
+            rows.append(Finding("probes", False, str(error), True, ONLY_PAGES))
     try:
         kcore = Kcore()
         rows.append(Finding("page tables", True, f"{kcore.paging_levels} levels, through /proc/kcore", True))
         kcore.close()
     except HostError as error:
-        rows.append(Finding("page tables", False, str(error), True))
+        rows.append(Finding("page tables", False, str(error), True, ONLY_PAGES))
+    rows += _programs()
+    rows += [_locked_memory(), _settings(), _split_counters(), _room(directory)]
+    return rows
+
+
+ONLY_PAGES = "`record --only-pages` does without"
+
+
+def _privileges() -> Finding:
+    wanted = privileges.needed(changes=True)
+    lacking = privileges.missing(wanted)
+    have = ", ".join(capability.label for capability in wanted if capability not in lacking)
+    lack = ", ".join(capability.label for capability in lacking)
+    found = f"uid {os.geteuid()}, has {have or 'none'}{f', lacks {lack}' if lack else ''}"
+    return Finding("privileges", not lacking, found, True, f"run it with sudo, or {privileges.how(wanted)}", pages=True)
+
+
+def _lockdown() -> Finding:
+    mode = lockdown()
+    mend = "boot without lockdown=confidentiality on the kernel's command line"
+    return Finding("lockdown", mode != "confidentiality", mode, True, mend, pages=True)
+
+
+def _features(features: Features) -> list[Finding]:
+    layout = ", ".join(f"{member} {features.offsets[f'CPA_{macro}_OFFSET']}" for macro, member in CPA_MEMBERS.items())
+    return [
+        Finding("probes", True, ", ".join(features.signatures), True),
+        Finding("struct cpa_data", True, layout, True),
+        *(
+            Finding(missing.name, False, f"{missing.why}; without it: {missing.costs}", False)
+            for missing in features.missing
+        ),
+    ]
+
+
+def _programs() -> list[Finding]:
+    """bcc, and whether the kernel takes an empty program of each kind that a recording attaches."""
     try:
         bcc = import_bcc()
-        rows.append(
-            Finding("bcc", True, f"{getattr(bcc, '__version__', '?')} ({Path(str(bcc.__file__)).parent})", True)
-        )
     except HostError as error:
-        rows.append(Finding("bcc", False, str(error), True))
-    counted = any(name.startswith("vmstat/") for name in read_counters())
-    rows.append(
-        Finding(
-            "split counters",
-            counted,
-            "/proc/vmstat direct_map_*",
-            False,
-            "none before 5.13: splits are checked against snapshots alone",
-        )
+        return [Finding("bcc", False, str(error), True, _install(), pages=True)]
+    where = Path(str(bcc.__file__)).parent
+    headers = kernel_headers()
+    rows = [
+        Finding("bcc", True, f"{getattr(bcc, '__version__', '?')} ({where})", True, pages=True),
+        Finding("kernel headers", headers is not None, str(headers or "none; ours serve"), False),
+    ]
+
+    def attach(text: str, kprobe: bool = False) -> Callable[[], None]:
+        def trial() -> None:
+            bpf = compile_program(bcc, text, []).bpf
+            try:
+                if kprobe:
+                    bpf.attach_kprobe(event=CHOKE_POINT, fn_name="trial")
+            finally:
+                bpf.cleanup()
+
+        return trial
+
+    trials = (
+        ("raw tracepoints", attach(RAW_TRACEPOINT), True, True, "record with --pages none"),
+        ("fentry", attach(FENTRY), True, False, ONLY_PAGES),
+        ("kprobes", attach(KPROBE, kprobe=True), False, False, "fentry does without, and counts what it misses"),
     )
+    for what, trial, needed, pages, mend in trials:
+        try:
+            with _quiet():
+                trial()
+            rows.append(Finding(what, True, "an empty program was attached", needed, pages=pages))
+        except Exception as error:  # bcc raises bare Exception for all that can go wrong
+            reason = " ".join(str(error).split())[:300]
+            reason = reason.removeprefix("the BPF programs do not load here: ").partition(
+                "; `directmap-collect check`"
+            )[0]
+            rows.append(Finding(what, False, reason, needed, mend, pages=pages))
     return rows
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what bcc's library writes to the descriptor 2."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def _install() -> str:
+    """The command that installs bcc on this distribution."""
+    try:
+        text = Path("/etc/os-release").read_text(errors="replace")
+    except OSError:
+        text = ""
+    pairs = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    names = f"{pairs.get('ID', '')} {pairs.get('ID_LIKE', '')}".replace('"', "").split()
+    known = [INSTALL[name] for name in names if name in INSTALL]
+    return (
+        f"sudo {known[0]}"
+        if known
+        else "sudo apt install python3-bpfcc (Debian), sudo dnf install python3-bcc (Fedora)"
+    )
+
+
+def _locked_memory() -> Finding:
+    needed = privileges.needed(changes=True)
+    ok = privileges.Capability.SYS_RESOURCE not in needed
+    found = "no limit that maps count against" if ok else "maps count against RLIMIT_MEMLOCK here, which is low"
+    return Finding(
+        "locked memory", ok or not privileges.missing(needed), found, True, "ulimit -l unlimited (as root)", pages=True
+    )
+
+
+def _settings() -> Finding:
+    names = (
+        "kernel/kptr_restrict",
+        "kernel/perf_event_paranoid",
+        "kernel/unprivileged_bpf_disabled",
+        "net/core/bpf_jit_enable",
+    )
+    values = []
+    for name in names:
+        try:
+            values.append(f"{name.rpartition('/')[2]} {Path('/proc/sys', name).read_text().strip()}")
+        except OSError:
+            continue
+    jit = not any(value == "bpf_jit_enable 0" for value in values)
+    return Finding("settings", jit, ", ".join(values), True, "sudo sysctl net.core.bpf_jit_enable=1 (fentry needs it)")
+
+
+def _split_counters() -> Finding:
+    counted = any(name.startswith("vmstat/") for name in read_counters())
+    why = "none before 5.13: splits are checked against snapshots alone"
+    return Finding("split counters", counted, "/proc/vmstat direct_map_*" if counted else why, False)
+
+
+def _room(directory: Path) -> Finding:
+    existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{free >> 20} MiB in {existing.absolute()}"
+    return Finding(
+        "disk", free >= 2 * RESERVE_BYTES, found + ("" if free >= ROOMY_BYTES else ", which is little"), True,
+        "choose another -o, or make room", pages=True,
+    )  # fmt: skip

@@ -8,10 +8,25 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from collect.errors import HostError
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE, Kcore
 
-__all__ = ["cpu_facts", "kernel_facts", "lockdown", "memory_facts", "physical_mask", "possible_cpus"]
+__all__ = [
+    "cpu_facts",
+    "kernel_facts",
+    "lockdown",
+    "memory_facts",
+    "memory_without_page_tables",
+    "physical_mask",
+    "possible_cpus",
+    "ram_ranges",
+    "zone_ranges",
+]
+
+PAGE_BYTES = 4096
+LOWEST_WITH_4_LEVELS = 0xFFFF_8000_0000_0000
+"""Kernel addresses below it exist with 5-level paging only (Documentation/arch/x86/x86_64/mm.rst)."""
 
 CONFIG_WANTED = (
     "BPF_JIT",
@@ -78,6 +93,52 @@ def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
         "rodata": _rodata(kcore, symbols),
         "kfence_pool": _kfence_pool(kcore, symbols),
     }
+
+
+def memory_without_page_tables(vmemmap: int) -> dict[str, Any]:
+    """The part of `memory_facts` that is known without /proc/kcore; what is not known is null."""
+    ranges = ram_ranges()
+    return {
+        "max_pfn": ranges[-1][1],
+        "ranges": ranges,
+        "page_offset": None,
+        "paging_levels": 4 if vmemmap >= LOWEST_WITH_4_LEVELS else 5,
+        "physical_mask": None,
+        "rodata": None,
+        "kfence_pool": None,
+    }
+
+
+def ram_ranges(path: Path = Path("/proc/iomem")) -> list[list[int]]:
+    """RAM as [first_pfn, end_pfn) pairs of whole pages, ascending. Raises HostError where addresses are hidden."""
+    found = []
+    for line in _read(str(path)).splitlines():
+        span, _, name = line.partition(" : ")
+        if name.startswith("System RAM") and not line.startswith(" "):
+            first, last = (int(number, 16) for number in span.split("-"))
+            found.append([-(-first // PAGE_BYTES), (last + 1) // PAGE_BYTES])
+    found = [pair for pair in found if pair[0] < pair[1]]
+    if not found:
+        raise HostError(
+            f"{path}: names no RAM; its addresses are shown to CAP_SYS_ADMIN only, so run it as root (sudo)"
+        )
+    return found
+
+
+def zone_ranges(path: Path = Path("/proc/zoneinfo")) -> dict[str, tuple[int, int]]:
+    """First and end page frame number of each zone that holds pages, by "node N ZONE"."""
+    found: dict[str, tuple[int, int]] = {}
+    zone, spanned = "", 0
+    for line in _read(str(path)).splitlines():
+        words = line.replace(",", "").split()
+        if line.startswith("Node"):
+            zone = f"node {words[1]} {words[3]}"
+        elif words and words[0] == "spanned":
+            spanned = int(words[1])
+        elif words and words[0] == "start_pfn:" and spanned:
+            first = int(words[1])
+            found[zone] = (first, first + spanned)
+    return found
 
 
 def physical_mask(kcore: Kcore, symbols: Kallsyms) -> int:

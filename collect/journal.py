@@ -2,41 +2,40 @@
 
 While a recording runs, the directory holds::
 
-    journal/manifest.json      what is known at the start, for a recovery
+    journal/manifest.json      what is known so far, for a recovery
     journal/TABLE-NNNNN.arrows an Arrow IPC stream, fsynced once a second: a cut stream still reads up to the cut
+    journal/reserve            room kept back, to finish with when the disk is full
     TABLE-NNNNN.parquet        finished segments, written under a temporary name, fsynced, renamed
 
 A segment number is used once: the journal part NNNNN is dropped after segment NNNNN stands under its name, so a kill
-in between leaves both, and a recovery lets the segment win.
+in between leaves both, and a recovery lets the segment win. Segments are made by a thread, so that the journal goes on
+meanwhile; it reads them back from the journal, so that no row stays in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from collect.errors import HostError, TraceError
+from collect.durable import JOURNAL, claim, open_private, sync_directory, write_json
+from collect.errors import HostError
 from collect.manifest import MANIFEST
 from collect.schema import TABLES
-from collect.trace import open_trace
+from collect.segments import segment_of
 
-__all__ = ["TraceWriter", "recover"]
+__all__ = ["RESERVE_BYTES", "TraceWriter"]
 
 ROLL_BYTES = 64 << 20
 ROLL_SECONDS = 60.0
-SORTED_BY_TIME = {"snapshots": "ts_ns", "changes": "ts_ns", "regions": "ts_ns", "pages": "ts_ns", "counters": "ts_ns"}
-
-# Time stamps and page frame numbers of neighbouring rows are close together; so are call ids.
-DELTA_COLUMNS = ("ts_ns", "ts_end_ns", "pfn", "call_id", "parent_id", "address", "region_id", "duration_ns")
+RESERVE_BYTES = 32 << 20
+"""A part of the journal, ROLL_BYTES and a tick's worth, is at least three times as large as its segment."""
 
 
 class TraceWriter:
@@ -45,28 +44,52 @@ class TraceWriter:
     Args:
         directory: made if missing; refused if it holds anything, unless `force` and it is a trace of ours.
         manifest: what is known when the recording starts; kept in the journal for a recovery.
+        roll_bytes, roll_seconds: how large or old a part of the journal becomes before it is made a segment.
+        reserve_bytes: room kept back for the end of a recording that has filled the disk.
     Raises:
-        HostError: directory in use, not empty, or not writable.
+        HostError: directory in use, not empty, not writable, or on a full disk.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], *, force: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: dict[str, Any],
+        *,
+        force: bool = False,
+        roll_bytes: int = ROLL_BYTES,
+        roll_seconds: float = ROLL_SECONDS,
+        reserve_bytes: int = RESERVE_BYTES,
+    ) -> None:
         self.path = directory
+        self._roll_bytes, self._roll_seconds = roll_bytes, roll_seconds
         self._part = 0
         self._segments: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-        self._pending: dict[str, list[pa.RecordBatch]] = {name: [] for name in TABLES}
         self._streams: dict[str, tuple[BinaryIO, pa.RecordBatchStreamWriter]] = {}
+        self._new_streams = False
         self._bytes = 0
         self._rolled = time.monotonic()
+        self._roller: threading.Thread | None = None
+        self._roll_error: OSError | None = None
+        self._left: list[Path] = []
+        self._journal = directory / JOURNAL
         try:
-            _claim(directory, force)
-            self._journal = directory / "journal"
-            self._journal.mkdir(mode=0o700)
-            self._lock = _lock(self._journal)
-            write_json(self._journal / MANIFEST, manifest)
-            give_to_sudo_user(directory)
-            give_to_sudo_user(self._journal)
+            self._lock = claim(directory, force=force)
         except OSError as error:
             raise HostError(f"{directory}: cannot be written ({error.strerror}); choose another -o") from None
+        try:
+            write_json(self._journal / MANIFEST, manifest)
+            with open_private(self._journal / "reserve") as file:
+                os.posix_fallocate(file.fileno(), 0, reserve_bytes)
+        except OSError as error:
+            self.discard()
+            raise HostError(
+                f"{directory}: cannot be written ({error.strerror}; {reserve_bytes >> 20} MiB must be free to begin with); "
+                "choose another -o"
+            ) from None
+
+    def note(self, manifest: dict[str, Any]) -> None:
+        """What is known by now, for a recovery."""
+        write_json(self._journal / MANIFEST, manifest)
 
     def append(self, name: str, rows: pa.Table | pa.RecordBatch) -> None:
         """Add rows to a table. They are safe from a kill after the next `sync`."""
@@ -77,199 +100,136 @@ class TraceWriter:
             if not batch.schema.equals(TABLES[name]):
                 raise AssertionError(f"{name}: rows do not fit the schema:\n{batch.schema}\nwanted\n{TABLES[name]}")
             self._stream(name).write_batch(batch)
-            self._pending[name].append(batch)
             self._bytes += batch.nbytes
 
     def sync(self) -> None:
-        """Make everything appended so far survive a kill and a power cut; roll to segments when it is time."""
+        """Make everything appended so far survive a kill and a power cut; roll to segments when it is time.
+
+        Raises OSError, also for a segment that could not be written meanwhile.
+        """
         for file, _ in self._streams.values():
-            file.flush()
+            file.flush()  # all of them first: from here on a kill costs nothing
+        for file, _ in self._streams.values():
             os.fsync(file.fileno())
-        if self._bytes >= ROLL_BYTES or time.monotonic() - self._rolled >= ROLL_SECONDS:
-            self.roll()
+        if self._new_streams:
+            sync_directory(self._journal)
+            self._new_streams = False
+        if self._roller and not self._roller.is_alive():
+            self._await_roll()
+        due = self._bytes >= self._roll_bytes or time.monotonic() - self._rolled >= self._roll_seconds
+        if due and self._roller is None and self._streams:
+            self._begin_roll()
 
     def roll(self) -> None:
-        """Turn the journal so far into Parquet segments and drop that part of it."""
-        for name, batches in self._pending.items():
-            if batches:
-                self._segments[name].append(write_segment(self.path, name, self._part, batches))
-        for name, (file, stream) in self._streams.items():
-            stream.close()
-            file.close()
-            (self._journal / f"{name}-{self._part:05d}.arrows").unlink()
-        self._streams = {}
-        self._pending = {name: [] for name in TABLES}
-        self._bytes = 0
-        self._part += 1
-        self._rolled = time.monotonic()
+        """Turn the journal so far into Parquet segments and drop that part of it. Raises OSError."""
+        self._await_roll()
+        self._begin_roll()
+        self._await_roll()
+
+    def bytes_on_disk(self) -> int:
+        """Size of the segments and of the journal, without the room that is kept back."""
+        total = 0
+        for folder in (self.path, self._journal):
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    # A segment may get its name, and a part lose its, while we look.
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.is_file(follow_symlinks=False) and entry.name != "reserve":
+                            total += entry.stat(follow_symlinks=False).st_size
+        return total
 
     def close(self, manifest: dict[str, Any]) -> None:
-        """Write what is left, then the manifest with `tables` filled in; after this the trace is whole."""
+        """Write what is left, then the manifest with `tables` filled in; after this the trace is whole. Raises OSError."""
         self.roll()
         write_json(self.path / MANIFEST, {**manifest, "tables": self._segments})
-        shutil.rmtree(self._journal)
-        self._lock.close()
-        sync_directory(self.path)
+        self._drop_journal()
+
+    def close_on_full_disk(self, manifest: dict[str, Any]) -> None:
+        """As `close`, with the room kept back, and with whatever the journal holds whole. Raises OSError if it fails too."""
+        (self._journal / "reserve").unlink(missing_ok=True)
+        if self._roller:
+            self._roller.join()
+            self._roller, self._roll_error = None, None
+        self._left += [self._part_path(name) for name in self._streams]
+        self._close_files()
+        # The largest last: each segment that stands gives back the room of its part.
+        for part in sorted(filter(Path.exists, self._left), key=lambda path: path.stat().st_size):
+            self._make_segment(part)
+        for segments in self._segments.values():
+            segments.sort(key=lambda segment: str(segment["file"]))
+        write_json(self.path / MANIFEST, {**manifest, "tables": self._segments})
+        self._drop_journal()
 
     def abandon(self) -> None:
         """Leave the journal as it is, for a recovery, and let go of the directory."""
-        for file, _ in self._streams.values():
-            file.close()
+        if self._roller:
+            self._roller.join()
+        self._close_files()
         self._lock.close()
 
     def discard(self) -> None:
         """Nothing worth keeping was recorded: leave the directory empty, or not at all if it was made for this."""
         self.abandon()
-        for name in [*self._journal.parent.glob("*.parquet"), *self._journal.parent.glob("*.tmp")]:
+        for name in [*self.path.glob("*.parquet"), *self.path.glob("*.tmp")]:
             name.unlink()
         shutil.rmtree(self._journal)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
+    def _part_path(self, name: str) -> Path:
+        return self._journal / f"{name}-{self._part:05d}.arrows"
+
     def _stream(self, name: str) -> pa.RecordBatchStreamWriter:
         if name not in self._streams:
-            file = open_private(self._journal / f"{name}-{self._part:05d}.arrows")
+            file = open_private(self._part_path(name))
             self._streams[name] = (file, pa.ipc.new_stream(file, TABLES[name]))
+            self._new_streams = True
         return self._streams[name][1]
 
+    def _begin_roll(self) -> None:
+        """End this part of the journal, begin the next, and have the segments of the old one made."""
+        self._left = [self._part_path(name) for name in self._streams]
+        for file, stream in self._streams.values():
+            stream.close()
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        self._streams = {}
+        self._bytes = 0
+        self._part += 1
+        self._rolled = time.monotonic()
+        self._roller = threading.Thread(target=self._make_segments, args=(self._left,), name="directmap-roll")
+        self._roller.start()
 
-def recover(directory: Path) -> dict[str, Any]:
-    """Finish the trace of a recorder that was killed; returns the manifest that was written.
+    def _make_segments(self, parts: list[Path]) -> None:
+        try:
+            for part in parts:
+                self._make_segment(part)
+        except OSError as error:
+            self._roll_error = error
 
-    Raises TraceError if there is no journal, or if the trace is whole already; HostError if a recorder still runs.
-    """
-    journal = directory / "journal"
-    if (directory / MANIFEST).is_file():
-        raise TraceError(f"{directory}: whole already, nothing to recover; analyze it as it is")
-    if not (journal / MANIFEST).is_file():
-        raise TraceError(f"{journal}: no journal here; give the directory of a recording that was killed")
-    lock = _lock(journal)
-    try:
-        manifest = json.loads((journal / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TraceError(f"{journal / MANIFEST}: unreadable ({error}); the trace cannot be recovered") from None
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for name in TABLES:
-        whole = sorted(directory.glob(f"{name}-*.parquet"))
-        tables[name] = [_segment_entry(path) for path in whole]
-        numbers = {path.stem for path in whole}
-        for part in sorted(journal.glob(f"{name}-*.arrows")):
-            batches = _read_cut_stream(part)
-            if part.stem not in numbers and batches:
-                tables[name].append(write_segment(directory, name, int(part.stem.rsplit("-", 1)[1]), batches))
-    manifest |= {"tables": tables, "complete": False}
-    write_json(directory / MANIFEST, manifest)
-    open_trace(directory)
-    shutil.rmtree(journal)
-    lock.close()
-    return manifest  # type: ignore[no-any-return]
+    def _make_segment(self, part: Path) -> None:
+        entry = segment_of(part, self.path)
+        if entry:
+            self._segments[part.stem.rpartition("-")[0]].append(entry)
 
+    def _await_roll(self) -> None:
+        if self._roller is None:
+            return
+        self._roller.join()
+        self._roller = None
+        if self._roll_error:
+            error, self._roll_error = self._roll_error, None
+            raise error
+        self._left = []
 
-def write_segment(directory: Path, name: str, number: int, batches: list[pa.RecordBatch]) -> dict[str, Any]:
-    """Write one Parquet file of a trace and return its entry for the manifest: file, rows, bytes."""
-    table = pa.Table.from_batches(batches, TABLES[name])
-    if name in SORTED_BY_TIME:
-        table = table.sort_by(SORTED_BY_TIME[name])
-    path = directory / f"{name}-{number:05d}.parquet"
-    temporary = path.with_suffix(".tmp")
-    # Delta encoding needs dictionary encoding off; all other columns keep theirs, few distinct values being the rule.
-    delta = {column: "DELTA_BINARY_PACKED" for column in DELTA_COLUMNS if column in table.column_names}
-    with open_private(temporary) as file:
-        pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            compression_level=9,
-            use_dictionary=[field.name for field in table.schema if field.name not in delta],
-            column_encoding=delta,
-            write_page_checksum=True,
-            store_schema=True,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    give_to_sudo_user(path)
-    sync_directory(directory)
-    return {"file": path.name, "rows": table.num_rows, "bytes": path.stat().st_size}
+    def _close_files(self) -> None:
+        for file, _ in self._streams.values():
+            with contextlib.suppress(OSError):  # its buffer finds no room either
+                file.close()
+        self._streams = {}
 
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all, readable by its owner only."""
-    temporary = path.with_suffix(".tmp")
-    with open_private(temporary) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    give_to_sudo_user(path)
-
-
-def open_private(path: Path) -> BinaryIO:
-    """A new file for writing with mode 0600; a link in its place is not followed."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
-
-
-def give_to_sudo_user(path: Path) -> None:
-    """Under sudo, let the trace belong to whoever called it."""
-    if os.geteuid() == 0 and "SUDO_UID" in os.environ:
-        uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1"))
-        os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _claim(directory: Path, force: bool) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held = sorted(entry.name for entry in directory.iterdir())
-    if not held:
-        return
-    ours = [name for name in held if name in (MANIFEST, "journal") or name.endswith((".parquet", ".tmp"))]
-    if len(ours) < len(held):
-        raise HostError(
-            f"{directory}: not empty and not a trace (holds {next(n for n in held if n not in ours)!r}); choose another -o"
-        )
-    if not force:
-        raise HostError(f"{directory}: holds a trace already; choose another -o, or --force to replace it")
-    if (directory / "journal").is_dir():
-        _lock(directory / "journal").close()  # refuses while another recorder writes here
-    for name in held:
-        path = directory / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _lock(journal: Path) -> BinaryIO:
-    file = open_private(journal / "lock")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise HostError(f"{journal.parent}: another recorder writes here; wait for it or choose another -o") from None
-    return file
-
-
-def _read_cut_stream(path: Path) -> list[pa.RecordBatch]:
-    """The whole batches of an Arrow stream that may end anywhere."""
-    batches: list[pa.RecordBatch] = []
-    try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            for batch in stream:
-                batches.append(batch)
-    except (OSError, pa.ArrowException, ValueError):
-        pass  # the cut: everything before it was read
-    return batches
-
-
-def _segment_entry(path: Path) -> dict[str, Any]:
-    try:
-        rows = pq.ParquetFile(path).metadata.num_rows
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise TraceError(f"{path}: damaged ({error}); remove it and recover again") from None
-    return {"file": path.name, "rows": rows, "bytes": path.stat().st_size}
+    def _drop_journal(self) -> None:
+        shutil.rmtree(self._journal)
+        self._lock.close()
+        sync_directory(self.path)

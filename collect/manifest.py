@@ -26,7 +26,7 @@ REQUIRED: dict[str, type] = {
     "format": str,  # FORMAT
     "format_version": int,
     "tool_version": str,
-    "complete": bool,  # False: recovered from a journal, the end snapshot may be missing
+    "complete": bool,  # False: the end snapshot may be missing; `ended` says why if the recorder could, else it was killed
     "command": list,  # the recorder's command line
     "created": str,  # ISO 8601, UTC
     "ts_start_ns": int,  # CLOCK_MONOTONIC when the start snapshot was exact
@@ -34,9 +34,13 @@ REQUIRED: dict[str, type] = {
     "kernel": dict,  # release, version, boot_id, cmdline, config {CONFIG_X: value}
     "cpu": dict,  # model, n_online, possible (a range as text), emulated (bool), hypervisor (str or null)
     "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
-    "recorder": dict,  # pid, tgid, headers: whose C headers the programs were compiled with
+    # pid, tgid; headers: whose C headers the programs were compiled with; capabilities_kept while recording;
+    # frames_split_by_attaching: 2M frames that were whole before
+    "recorder": dict,
     "probes": dict,  # attached [name], missing [{name, why, costs}]
-    "sampling": dict,  # pages: "scoped" | "all" | "none"
+    # pages: "scoped" | "all" | "none"; page_sample: one page block in so many, at first; steps: [{ts_ns, page_sample,
+    # percent}], as --max-overhead took them; only_pages: no changes, regions and snapshots
+    "sampling": dict,
     "losses": dict,  # class: events lost
     "tables": dict,  # table: [{file, rows, bytes}]
 }

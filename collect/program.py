@@ -64,10 +64,8 @@ class Program:
         ring_bytes: int | None = None,
     ) -> None:
         bcc = import_bcc()
-        if changes and not bcc.BPF.support_kfunc():
-            raise HostError(
-                "this kernel or bcc cannot attach fentry programs (needs BTF, 5.5 or later, and bcc 0.15 or later)"
-            )
+        if changes and not hasattr(bcc.BPF, "support_kfunc"):
+            raise HostError("this bcc cannot attach fentry programs; it must be 0.15 or later")
         n_cpus = possible_cpus()
         page_ring = None
         if pages == "all" and has_atomic_fetch():
@@ -152,10 +150,13 @@ class Program:
         """Ids of the calls that are inside the choke point now."""
         return {int(call.call_id) for call in self._calls.values()}
 
-    def drain(self) -> dict[str, npt.NDArray[np.void]]:
-        """What each ring holds, the rings of whole events before those of their parts (which were written earlier)."""
-        drained = {name: ring.drain() for name, ring in self.rings.items()}
-        if self.page_rings is not None:
+    def drain(self, *, pages: bool = True) -> dict[str, npt.NDArray[np.void]]:
+        """What each ring holds, the rings of whole events before those of their parts (which were written earlier).
+
+        Without `pages`, those of page events are left as they are.
+        """
+        drained = {name: ring.drain() for name, ring in self.rings.items() if pages or name != "page_ring"}
+        if self.page_rings is not None and pages:
             drained["page_events"] = self.page_rings.drain()
         return drained
 
@@ -164,6 +165,10 @@ class Program:
         self._sample = sample
         if self.page_rings is not None:
             self.page_rings.set_sample(sample)
+
+    def page_program_fds(self) -> list[int]:
+        """Descriptors of the programs that run for page events, by which the kernel tells what they cost."""
+        return [function.fd for name, function in self._bpf.funcs.items() if b"mm_page_" in name]
 
     def detach(self) -> None:
         """Detach and unload everything."""

@@ -2,155 +2,106 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from collect import __version__
-from collect.btf import Btf
+from collect.command import Command, Interrupts
 from collect.counters import counter_rows, read_counters
+from collect.drainer import Drainer
 from collect.errors import HostError
-from collect.host import cpu_facts, kernel_facts, lockdown, memory_facts
 from collect.journal import TraceWriter
-from collect.kallsyms import Kallsyms
-from collect.kcore import Kcore
-from collect.manifest import FORMAT
+from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
+from collect.live import Status, View, view_for
+from collect.meanwhile import Meanwhile
+from collect.options import Options, first_manifest
+from collect.overhead import Governor, program_runs, time_programs
 from collect.pagetables import Walker
-from collect.probes import CHOKE_POINT, Features, probe_features
+from collect.privileges import ask, give_up, needed, raise_memlock
+from collect.probes import CHOKE_POINT
 from collect.program import Program
-from collect.records import CHANGE, CHUNK
-from collect.rows import Batch, RowMaker
-from collect.schema import FORMAT_VERSION, Cpa, Moment, RegionEvent, RegionKind
-from collect.snapshot import Snapshot, Touched, still, walk_once
+from collect.recovery import finish_after
+from collect.rows import RowMaker
+from collect.schema import Moment, RegionEvent, RegionKind
+from collect.snapshot import Snapshot, Touched, frames_split, still, walk_once
 
 __all__ = ["Recorder", "Summary"]
 
 TICK_SECONDS = 1.0
-IDLE_SECONDS, BUSY_SECONDS = 0.05, 0.002
+WAIT_SECONDS = 0.01
+BATCH_BYTES = 8 << 20
+"""Page events for which rows are made before their second is over, so that memory stays small."""
+
 RUNNING_CALL_SECONDS = 5.0
 CALL_ID_SHIFT = 10
 """A call's id is its time of entry in nanoseconds, then ten bits of its CPU (new_id in collect/bpf/records.h)."""
 
 
 class Summary(dict[str, int]):
-    """What was recorded, for the closing line: rows by table, `seconds`, `lost`."""
-
-
-class Interrupts:
-    """The first Ctrl-C ends the recording cleanly, the second aborts it. SIGTERM counts as a Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
-            raise KeyboardInterrupt
-        self.seen = True
+    """What was recorded, for the closing line: rows by table, `seconds`, `lost`, `own_frames`."""
 
 
 class Recorder:
     """One recording.
 
     Args:
-        output: directory of the trace.
-        force: replace a trace that is there.
-        pages: `scoped` or `none`.
-        command_line: as it goes into the manifest.
+        options: see there.
+        command: to run meanwhile, if any, and its environment (by default, ours).
     Raises:
         HostError: this machine cannot be recorded, or the directory not be written.
     """
 
-    def __init__(self, output: Path, *, force: bool, pages: str, command_line: Sequence[str]) -> None:
+    def __init__(
+        self, options: Options, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         if sys.platform != "linux" or os.uname().machine != "x86_64":
             raise HostError(
                 f"{sys.platform} {os.uname().machine}: only x86-64 Linux has the direct map that is recorded here"
             )
-        if os.geteuid() != 0:
-            raise HostError("recording loads BPF programs and reads /proc/kcore: run it as root (sudo)")
-        self._pages = pages
-        self._symbols = Kallsyms()
-        self._features: Features = probe_features(self._symbols, Btf())
-        self._kcore = Kcore()
-        memory = memory_facts(self._kcore, self._symbols)
-        self._walker = Walker(self._kcore, memory["physical_mask"])
-        self._manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "tool_version": __version__,
-            "complete": False,
-            "command": list(command_line),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "clock": "CLOCK_MONOTONIC",
-            "ts_start_ns": time.monotonic_ns(),
-            "ts_end_ns": time.monotonic_ns(),
-            "kernel": kernel_facts() | {"lockdown": lockdown()},
-            "cpu": cpu_facts(),
-            "memory": memory,
-            "recorder": {"pid": os.getpid(), "tgid": os.getpid()},
-            "probes": {
-                "attached": self._features.attached
-                + (["raw_tracepoint:mm_page_alloc", "raw_tracepoint:mm_page_free"] if pages == "scoped" else []),
-                "missing": [vars(missing) for missing in self._features.missing],
-            },
-            "sampling": {"pages": pages},
-            "losses": {},
-        }
-        vmemmap = self._kernel_u64("vmemmap_base", 0xFFFF_EA00_0000_0000)
-        self._constants = {
-            "TOP_PGT": self._kcore.top_pgt,
-            "PAGE_OFFSET_BASE": self._kcore.page_offset,
-            "VMEMMAP_BASE": vmemmap,
-            "PHYS_MASK": memory["physical_mask"] & 0x000F_FFFF_FFFF_F000,
-            "LEVELS": self._kcore.paging_levels,
-        }
-        self._rows = RowMaker(
-            self._symbols, self._kcore.page_offset, self._kcore.max_pfn, vmemmap, memory["physical_mask"]
-        )
-        self._writer = TraceWriter(output, self._manifest, force=force)
-        self._batch: Batch = {}
-        self._seen_changes: list[Any] | None = None
+        self._options = options
+        ask(needed(changes=not options.only_pages, statistics=options.max_overhead is not None))
+        # Before anything is attached or given up: see Command.
+        self._command = Command(command, environment) if command else None
+        try:
+            raise_memlock()
+            self._kernel: Kernel = kernel_for_pages() if options.only_pages else kernel_for_changes()
+            self._manifest = first_manifest(self._kernel, options)
+            self._rows = RowMaker(
+                self._kernel.symbols,
+                self._kernel.page_offset,
+                self._kernel.memory["max_pfn"],
+                self._kernel.vmemmap,
+                self._kernel.memory["physical_mask"] or ANY_FRAME,
+            )
+            self._view: View = view_for(live=options.live)
+            self._writer = TraceWriter(options.output, self._manifest, force=options.force)
+        except BaseException:
+            if self._command:
+                self._command.abandon()
+            raise
         self._n_snapshots = 0
         self._summary = Summary()
         self._unstable = 0
         self._recording = False
         self._blocks: dict[int, int] = {}
         self._blocks_gone = 0
+        self._governor: Governor | None = None
+        self._status = Status(page_sample=options.sample)
+        self._start_levels: tuple[dict[str, int], dict[str, int]] | None = None
 
-    def run(self, command: Sequence[str] | None, duration: float | None) -> Summary:
+    def run(self, duration: float | None) -> Summary:
         """Record until the command ends, the duration is over, or Ctrl-C."""
         try:
             with Interrupts() as interrupts:
-                return self._run(command, duration, interrupts)
+                return self._run(duration, interrupts)
         except OSError as error:
-            if not self._recording:
-                self._writer.discard()
-                raise HostError(f"{self._writer.path}: {error.strerror}; nothing was recorded") from None
-            self._writer.abandon()
-            raise HostError(
-                f"{self._writer.path}: {error.strerror}; what was saved is in its journal: "
-                f"`directmap-collect recover {self._writer.path}`"
-            ) from None
+            raise self._failed(error) from None
         except BaseException:
             # What was recorded stays in the journal; if nothing was, no half trace is left behind.
             if self._recording:
@@ -158,90 +109,142 @@ class Recorder:
             else:
                 self._writer.discard()
             raise
+        finally:
+            self._view.close()
+            if self._command:
+                self._command.abandon()
 
-    def _run(self, command: Sequence[str] | None, duration: float | None, interrupts: Interrupts) -> Summary:
+    def _failed(self, error: OSError) -> HostError:
+        """Save what can be saved after a write failed; the line that says what happened."""
+        if not self._recording:
+            self._writer.discard()
+            return HostError(f"{self._writer.path}: {error.strerror}; nothing was recorded")
+        manifest = self._manifest | {"ts_end_ns": time.monotonic_ns(), "losses": self._status.lost}
+        return finish_after(error, self._writer, manifest, self._status.seconds)
+
+    def _run(self, duration: float | None, interrupts: Interrupts) -> Summary:
         self._count()
-        self._save(walk_once(self._walker), Moment.BEFORE_ATTACH)
-        self._program = Program(self._features, self._constants, pages=self._pages)
+        before = self._snapshot(Moment.BEFORE_ATTACH)
+        self._attach()
         try:
-            if self._program.kprobes:
-                self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
-            self._manifest["recorder"]["headers"] = self._program.headers
-            self._symbols.reread()  # our own programs have names now, and can be left out of the stacks
+            self._kernel.symbols.reread()  # our own programs have names now, and can be left out of the stacks
+            self._drop_privileges()
             self._program.arm()
+            self._drainer.start()
             begin = time.monotonic()
             self._count()
-            self._save(self._still(), Moment.START)
+            start = self._snapshot(Moment.START)
             self._manifest["ts_start_ns"] = time.monotonic_ns()
+            own = frames_split(before.leaves, start.leaves) if before and start else 0
+            self._manifest["recorder"]["frames_split_by_attaching"] = own
+            self._writer.note(self._manifest)
+            self._count(self._losses())
+            self._writer.sync()
+            self._start_levels = (start.counts_kb(), read_counters()) if start else None
             self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
-            status = self._record(command, duration, interrupts)
+            status = self._record(duration, interrupts, begin)
             self._manifest["ts_end_ns"] = time.monotonic_ns()
-            end = self._still()
-            self._save(end, Moment.END)
+            self._snapshot(Moment.END)
+            self._drainer.stop()
             self._tick()
-            self._blocks_gone = sum(self._walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
+            if self._kernel.walker:
+                self._blocks_gone = sum(self._kernel.walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
             losses = self._losses()
             losses["entry_without_exit"] += self._never_returned()
         finally:
+            self._drainer.stop()
             self._program.detach()
         self._count()
-        self._save(walk_once(self._walker), Moment.AFTER_DETACH)
-        self._summary |= {"seconds": round(time.monotonic() - begin), "lost": sum(losses.values())}
+        self._snapshot(Moment.AFTER_DETACH)
+        self._summary |= {"seconds": round(time.monotonic() - begin), "lost": sum(losses.values()), "own_frames": own}
         self._writer.close(self._manifest | {"complete": True, "losses": losses, "command_status": status})
         return self._summary
 
-    def _record(self, command: Sequence[str] | None, duration: float | None, interrupts: Interrupts) -> int | None:
+    def _attach(self) -> None:
+        options = self._options
+        self._program = Program(
+            self._kernel.features,
+            self._kernel.constants,
+            pages=options.pages,
+            changes=not options.only_pages,
+            sample=options.sample,
+            ring_bytes=options.ring_bytes,
+        )
+        self._drainer = Drainer(self._program)
+        if self._program.kprobes:
+            self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
+        self._manifest["recorder"]["headers"] = self._program.headers
+        _give_back_memory()
+        if options.max_overhead is not None and options.pages != "none":
+            time_programs()  # until we end
+            fds = self._program.page_program_fds()
+            self._governor = Governor(
+                options.max_overhead,
+                os.cpu_count() or 1,
+                options.sample,
+                lambda: program_runs(fds),
+                self._program.set_sample,
+            )
+
+    def _drop_privileges(self) -> None:
+        kept = give_up(self._writer.path, kprobes=self._program.kprobes, command=self._command is not None)
+        self._manifest["recorder"]["capabilities_kept"] = [capability.label for capability in sorted(kept)]
+
+    def _record(self, duration: float | None, interrupts: Interrupts, begin: float) -> int | None:
         """Drain until it is time to stop; exit status of the command, if there was one."""
-        try:
-            process = subprocess.Popen(list(command)) if command else None
-        except OSError as error:
-            raise HostError(f"{next(iter(command or ()))}: cannot be run ({error.strerror})") from None
+        if self._command:
+            self._command.start()
         stop = time.monotonic() + duration if duration is not None else None
         next_tick = time.monotonic() + TICK_SECONDS
         while not interrupts.seen:
-            if process and process.poll() is not None:
+            if self._command and self._command.poll() is not None:
                 break
             now = time.monotonic()
             if stop is not None and now >= stop:
                 break
-            busy = self._drain()
             if now >= next_tick:
+                self._status.seconds = now - begin
                 self._tick()
                 next_tick = max(next_tick + TICK_SECONDS, now)
-            time.sleep(BUSY_SECONDS if busy else IDLE_SECONDS)
-        if process and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        return process.wait() if process else None
+            elif self._drainer.page_bytes >= BATCH_BYTES:
+                self._write_rows()
+            else:
+                time.sleep(WAIT_SECONDS)
+        return self._command.stop() if self._command else None
 
-    def _drain(self) -> bool:
-        """Take what the rings hold; True if one of them was filling fast."""
-        drained = self._program.drain()
-        for name, records in drained.items():
-            self._batch.setdefault(name, []).append(records)
-        if self._seen_changes is not None:
-            self._seen_changes.append((drained["change_ring"], drained["array_ring"]))
-        return any(ring.used > ring.size // 16 for ring in self._program.rings.values())
-
-    def _tick(self) -> None:
-        """Once a second: rows, counters and losses into the journal, and the journal to the disk."""
-        self._drain()
-        for name, table in self._rows.tables(self._batch).items():
+    def _write_rows(self) -> None:
+        """Rows of what was drained, into the journal."""
+        batch = self._drainer.take()
+        for changes in batch["change_ring"]:
+            self._status.count_splits(changes)
+        for name, table in self._rows.tables(batch).items():
             self._writer.append(name, table)
             if name == "regions":
                 self._follow_blocks(table)
             self._summary[name] = self._summary.get(name, 0) + table.num_rows
-        self._batch = {}
+
+    def _tick(self) -> None:
+        """Once a second: rows, counters and losses into the journal, and the journal to the disk."""
+        self._write_rows()
+        if self._governor and self._governor.tick():
+            self._manifest["sampling"]["steps"] = self._governor.steps
         losses = self._losses()
         self._count(losses)
         self._writer.sync()
-        if sys.stderr.isatty() and self._recording:
-            changes, lost = self._summary.get("changes", 0), sum(losses.values())
-            print(f"{changes} changes, {lost} lost", end="\r", file=sys.stderr, flush=True)
+        if self._recording:
+            self._show(losses)
+        self._status.end_tick()
+
+    def _show(self, losses: dict[str, int]) -> None:
+        status = self._status
+        n_pages = self._summary["pages"]
+        status.pages_per_second = (n_pages - status.rows.get("pages", 0)) / TICK_SECONDS
+        status.rows, status.lost = dict(self._summary), losses
+        status.trace_bytes = self._writer.bytes_on_disk()
+        if self._governor:
+            status.page_sample, status.overhead_percent = self._governor.sample, self._governor.percent
+        self._view.update(status)
 
     def _follow_blocks(self, regions: pa.Table) -> None:
         """Keep the live blocks of the ROX cache, by address, with the first frame of each."""
@@ -253,10 +256,22 @@ class Recorder:
 
     def _count(self, losses: dict[str, int] | None = None) -> None:
         counters = read_counters()
+        self._levels(counters)
         if losses is not None:
             counters |= {f"lost/{name}": lost for name, lost in losses.items()}
             counters["recorder/page_programs_not_run"] = self._program.page_programs_not_run()
+            if self._options.pages != "none":
+                counters["recorder/page_sample"] = self._governor.sample if self._governor else self._options.sample
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
+
+    def _levels(self, counters: dict[str, int]) -> None:
+        """Levels now: meminfo's totals drift at boot, but what it adds and takes away since the start is right."""
+        if self._start_levels:
+            walked, claimed = self._start_levels
+            self._status.levels_kb = {
+                name: kb + counters.get(f"meminfo/{name}", 0) - claimed.get(f"meminfo/{name}", 0)
+                for name, kb in walked.items()
+            }
 
     def _losses(self) -> dict[str, int]:
         return self._program.losses() | {
@@ -264,15 +279,13 @@ class Recorder:
             "blocks_gone_unseen": self._blocks_gone,
         }
 
-    def _still(self) -> Snapshot:
-        # Chunks of a pages array are older than their call: those of calls that run now are in this tick's batch.
-        self._drain()
-        no_changes = np.empty(0, CHANGE)
-        self._seen_changes = [(no_changes, chunks) for chunks in self._batch["array_ring"]]
+    def _still(self, walker: Walker) -> Snapshot:
+        self._meanwhile = Meanwhile(self._kernel)
+        self._drainer.watch(self._meanwhile)
         try:
-            snapshot = still(self._walker, self._touched)
+            snapshot = still(walker, self._touched)
         finally:
-            self._seen_changes = None
+            self._drainer.watch(None)
         self._unstable += snapshot.n_unstable
         return snapshot
 
@@ -281,41 +294,32 @@ class Recorder:
         running = self._program.running_calls()
         give_up = time.monotonic() + RUNNING_CALL_SECONDS
         while running and time.monotonic() < give_up:
-            time.sleep(BUSY_SECONDS)
+            time.sleep(WAIT_SECONDS)
             running &= self._program.running_calls()
         # Calls that never end (their return was missed) are a loss of their own.
-        self._drain()
-        seen = self._seen_changes or []
-        changes = np.concatenate([change for change, _ in seen])
-        chunks = np.concatenate([chunk for _, chunk in seen])
-        listed = changes["flags"] & np.uint32(Cpa.PAGES_ARRAY) != 0
-        pfn = (changes["address"] - np.uint64(self._kcore.page_offset)) >> np.uint64(12)
-        direct = (
-            ~listed
-            & (changes["address"] >= np.uint64(self._kcore.page_offset))
-            & (pfn < np.uint64(self._kcore.max_pfn))
-        )
-        parts = [(changes["ts"][direct], changes["end"][direct], pfn[direct], changes["n_pages"][direct])]
-        for call in changes[listed]:
-            mine = chunks[chunks["call_id"] == call["call_id"]]
-            left = np.maximum(int(call["n_pages"]) - mine["chunk"].astype(np.int64) * CHUNK, 0)
-            pages = mine["page"][np.arange(CHUNK)[None, :] < left[:, None]]
-            n = len(pages)
-            frames = (pages - np.uint64(self._constants["VMEMMAP_BASE"])) >> np.uint64(6)
-            parts.append((np.full(n, call["ts"]), np.full(n, call["end"]), frames, np.ones(n, np.uint64)))
-        return Touched(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        self._drainer.drain()
+        return self._meanwhile.touched()
 
     def _never_returned(self) -> int:
         """Calls that have been inside the choke point for longer than any call takes: their return was missed."""
         oldest = time.monotonic_ns() - int(RUNNING_CALL_SECONDS * 1e9)
         return sum(call_id >> CALL_ID_SHIFT < oldest for call_id in self._program.running_calls())
 
-    def _save(self, snapshot: Snapshot, moment: Moment) -> None:
-        self._writer.append("snapshots", snapshot.table(self._n_snapshots, moment))
-        self._n_snapshots += 1
+    def _snapshot(self, moment: Moment) -> Snapshot | None:
+        """Take one and save it; None where there are no page tables to read."""
+        walker = self._kernel.walker
+        snapshot = None
+        if walker:
+            outside = moment in (Moment.BEFORE_ATTACH, Moment.AFTER_DETACH)
+            snapshot = walk_once(walker) if outside else self._still(walker)
+            self._writer.append("snapshots", snapshot.table(self._n_snapshots, moment))
+            self._n_snapshots += 1
         if moment in (Moment.END, Moment.AFTER_DETACH):
             self._count()
+        return snapshot
 
-    def _kernel_u64(self, symbol: str, default: int) -> int:
-        at = self._symbols.address(symbol)
-        return self._kcore.read_u64(at) if at is not None else default
+
+def _give_back_memory() -> None:
+    """What the compiler took from the heap and has freed goes back to the kernel: a recording may last for days."""
+    with contextlib.suppress(AttributeError):  # a GNU function
+        ctypes.CDLL(None).malloc_trim(0)

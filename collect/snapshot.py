@@ -18,7 +18,7 @@ import pyarrow as pa
 from collect.pagetables import Leaves, Walker, runs
 from collect.schema import LEAF_PAGES, TABLES, Level, Moment, Space
 
-__all__ = ["Snapshot", "Touched", "still", "walk_once"]
+__all__ = ["Snapshot", "Touched", "frames_split", "still", "walk_once", "zone_counts_kb"]
 
 U64 = npt.NDArray[np.uint64]
 MAX_ROUNDS = 64
@@ -69,11 +69,7 @@ class Snapshot(NamedTuple):
 
     def counts_kb(self) -> dict[str, int]:
         """Memory that each level maps in the direct map, in kB, as /proc/meminfo names it."""
-        n = np.bincount(self.leaves.level, minlength=4)
-        return {
-            name: int(n[level]) * LEAF_PAGES[level] * 4
-            for name, level in (("DirectMap4k", Level.K4), ("DirectMap2M", Level.M2), ("DirectMap1G", Level.G1))
-        }
+        return _counts_kb(self.leaves.level)
 
 
 def walk_once(walker: Walker) -> Snapshot:
@@ -197,3 +193,33 @@ def _rows(number: int, moment: Moment, space: Space, leaves: Leaves, begin: U64,
         "attrs": leaves.attrs[at],
     }
     return pa.table(columns, schema=TABLES["snapshots"])
+
+
+def frames_split(before: Leaves, after: Leaves) -> int:
+    """2M frames that were mapped by one large entry in `before` and are in 4K entries in `after`."""
+    small_before = np.unique(before.pfn[before.level == Level.K4] >> np.uint64(9))
+    small_after = np.unique(after.pfn[after.level == Level.K4] >> np.uint64(9))
+    return len(np.setdiff1d(small_after, small_before, assume_unique=True))
+
+
+def zone_counts_kb(leaves: Leaves, zones: dict[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    """As `Snapshot.counts_kb`, by the zone in which a leaf begins.
+
+    Args:
+        zones: first and end page frame number of each; `outside` is where none of them is (reserved memory).
+    """
+    found: dict[str, dict[str, int]] = {}
+    left = np.ones(len(leaves.pfn), bool)
+    for zone, (first, end) in zones.items():
+        inside = left & (leaves.pfn >= np.uint64(first)) & (leaves.pfn < np.uint64(end))
+        left &= ~inside
+        found[zone] = _counts_kb(leaves.level[inside])
+    return found | ({"outside": _counts_kb(leaves.level[left])} if left.any() else {})
+
+
+def _counts_kb(levels: npt.NDArray[np.uint8]) -> dict[str, int]:
+    n = np.bincount(levels, minlength=4)
+    return {
+        name: int(n[level]) * LEAF_PAGES[level] * 4
+        for name, level in (("DirectMap4k", Level.K4), ("DirectMap2M", Level.M2), ("DirectMap1G", Level.G1))
+    }

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from collect.journal import write_segment
 from collect.schema import TABLES
+from collect.segments import write_segment
 from collect.trace import open_trace
 
 

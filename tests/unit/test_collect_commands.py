@@ -9,14 +9,19 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from collect import recorder
+from collect import check, privileges, recorder
 from collect.__main__ import main
+from collect.check import would_work
 from collect.errors import HostError
+from collect.kernel import Kernel
 from collect.pagetables import Leaves
+from collect.probes import Features
+from collect.trace import open_trace
 
 ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
@@ -44,31 +49,24 @@ def refused(capsys: Capture, *arguments: str | Path) -> str:
 @pytest.fixture
 def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(privileges, "held", lambda: frozenset())
 
 
 @pytest.fixture
 def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine that would do, up to the moment when the directory is made."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(recorder, "ask", lambda wanted: None)
     monkeypatch.delenv("SUDO_UID", raising=False)
-    memory = {"max_pfn": 8, "physical_mask": (1 << 52) - 1}
-
-    class Kcore:
-        page_offset, max_pfn, top_pgt, paging_levels = 0xFFFF_8880_0000_0000, 8, 0xFFFF_FFFF_8200_0000, 4
-
-    class Kallsyms:
-        def address(self, name: str) -> None:
-            return None
-
-    monkeypatch.setattr(recorder, "Kallsyms", Kallsyms)
-    monkeypatch.setattr(recorder, "Kcore", Kcore)
-    monkeypatch.setattr(recorder, "Btf", lambda: None)
-    monkeypatch.setattr(recorder, "probe_features", lambda symbols, btf: recorder.Features())
-    monkeypatch.setattr(recorder, "memory_facts", lambda kcore, symbols: memory)
+    memory = {"max_pfn": 8, "paging_levels": 4, "ranges": [[1, 8]], "physical_mask": None}
+    kernel = Kernel(None, Features(), memory, 0, {"PHYS_MASK": 0})  # type: ignore[arg-type]
+    monkeypatch.setattr(recorder, "kernel_for_changes", lambda: kernel)
 
 
-def test_recording_without_root_is_refused(as_user: None, tmp_path: Path, capsys: Capture) -> None:
-    assert "run it as root (sudo)" in refused(capsys, "record", "-o", tmp_path / "trace", "-d", "1")
+def test_recording_without_privileges_is_refused_with_their_names(
+    as_user: None, tmp_path: Path, capsys: Capture
+) -> None:
+    said = refused(capsys, "record", "-o", tmp_path / "trace", "-d", "1")
+    assert "CAP_BPF" in said and "CAP_SYS_RAWIO" in said and "run it as root (sudo)" in said and "setpriv" in said
     assert not (tmp_path / "trace").exists()
 
 
@@ -78,7 +76,11 @@ def test_recording_without_root_is_refused(as_user: None, tmp_path: Path, capsys
         ((), "COMMAND"),
         (("rekord",), "rekord"),
         (("record",), "-o/--output"),
-        (("record", "-o", "x", "--pages", "all"), "--pages"),
+        (("record", "-o", "x", "--pages", "some"), "--pages"),
+        (("record", "-o", "x", "--only-pages", "--pages", "none"), "nothing is left to record"),
+        (("record", "-o", "x", "--sample", "3", "--pages", "all"), "power of two"),
+        (("record", "-o", "x", "--sample", "4"), "goes with --pages all"),
+        (("record", "-o", "x", "--max-overhead", "0"), "above 0"),
         (("record", "-o", "x", "-d", "soon"), "--duration"),
         (("record", "-o", "x", "-d", "0"), "greater than 0"),
         (("record", "-o", "x", "-d", "-3"), "greater than 0"),
@@ -132,13 +134,22 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, *, recording: boo
 def test_what_breaks_while_recording_leaves_the_journal_and_one_line(
     as_root: None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, OSError(28, "No space left on device"), recording=True)
-    told = refused(capsys, "record", "-o", tmp_path / "full")
-    assert "No space left on device" in told and f"recover {tmp_path / 'full'}" in told
-    assert (tmp_path / "full" / "journal" / "manifest.json").is_file()
+    failing(monkeypatch, OSError(5, "Input/output error"), recording=True)
+    told = refused(capsys, "record", "-o", tmp_path / "broken")
+    assert "Input/output error" in told and f"recover {tmp_path / 'broken'}" in told
+    assert (tmp_path / "broken" / "journal" / "manifest.json").is_file()
     failing(monkeypatch, HostError("make: cannot be run"), recording=True)
     refused(capsys, "record", "-o", tmp_path / "command")
     assert (tmp_path / "command" / "journal" / "manifest.json").is_file()
+
+
+def test_a_full_disk_ends_a_recording_with_a_trace(
+    as_root: None, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, OSError(28, "No space left on device"), recording=True)
+    told = refused(capsys, "record", "-o", tmp_path / "full")
+    assert "No space left on device" in told and "is saved up to there" in told
+    assert open_trace(tmp_path / "full").manifest["ended"] == "the disk was full"
 
 
 def test_what_breaks_before_anything_was_recorded_leaves_nothing_behind(
@@ -161,40 +172,45 @@ def test_ctrl_c_leaves_with_130_and_no_traceback(capsys: Capture, monkeypatch: p
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("collect.journal.recover", interrupted)
+    monkeypatch.setattr("collect.recovery.recover", interrupted)
     assert main(["recover", "x"]) == 130
     assert capsys.readouterr().err == "directmap-collect: aborted\n"
 
 
 @pytest.fixture
 def kcore(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of two 2M leaves and one page."""
+    """A machine of two 2M leaves and one page, in two zones."""
     leaves = Leaves(np.array([0, 512, 1024], np.uint64), np.array([2, 2, 1], np.uint8), np.full(3, 3, np.uint64))
     none = Leaves(*(column[:0] for column in leaves))
     walker = namedtuple("walker", ["direct_map", "kernel_image"])(lambda: leaves, lambda: none)
     monkeypatch.setattr("collect.kcore.Kcore", lambda: None)
     monkeypatch.setattr("collect.kallsyms.Kallsyms", lambda: None)
     monkeypatch.setattr("collect.host.physical_mask", lambda kcore, symbols: 0)
+    monkeypatch.setattr("collect.host.zone_ranges", lambda: {"node 0 DMA": (0, 512), "node 0 Normal": (512, 1024)})
     monkeypatch.setattr("collect.pagetables.Walker", lambda kcore, mask: walker)
     claimed = {"meminfo/DirectMap4k": 8, "meminfo/DirectMap2M": 4096}
     monkeypatch.setattr("collect.counters.read_counters", lambda: claimed)
 
 
-def test_a_snapshot_shows_the_page_tables_beside_meminfo(kcore: None, capsys: Capture) -> None:
+def test_a_snapshot_shows_the_page_tables_beside_meminfo_and_where_they_differ(kcore: None, capsys: Capture) -> None:
     assert main(["snapshot"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["DirectMap4k", "4", "kB", "8", "kB"] in rows
-    assert ["DirectMap2M", "4096", "kB", "4096", "kB"] in rows
-    assert ["DirectMap1G", "0", "kB", "-", "kB"] in rows
+    assert ["DirectMap4k", "4", "kB", "8", "kB", "4", "kB", "more"] in rows
+    assert ["DirectMap2M", "4096", "kB", "4096", "kB", "the", "same"] in rows
+    assert ["DirectMap1G", "0", "kB", "-", "kB", "-"] in rows
+    assert ["node", "0", "Normal", "0", "kB", "2048", "kB", "0", "kB"] in rows
+    assert ["outside", "0", "kB", "0", "kB", "4", "kB"] in rows
 
 
 def test_a_snapshot_as_json_is_strict(kcore: None, capsys: Capture) -> None:
     assert main(["snapshot", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "DirectMap4k": {"page_tables_kb": 4, "meminfo_kb": 8},
-        "DirectMap2M": {"page_tables_kb": 4096, "meminfo_kb": 4096},
-        "DirectMap1G": {"page_tables_kb": 0, "meminfo_kb": None},
+    told = json.loads(capsys.readouterr().out)
+    assert told["levels"] == {
+        "DirectMap4k": {"page_tables_kb": 4, "meminfo_kb": 8, "difference_kb": 4},
+        "DirectMap2M": {"page_tables_kb": 4096, "meminfo_kb": 4096, "difference_kb": 0},
+        "DirectMap1G": {"page_tables_kb": 0, "meminfo_kb": None, "difference_kb": None},
     }
+    assert told["zones"]["node 0 DMA"] == {"DirectMap4k": 0, "DirectMap2M": 2048, "DirectMap1G": 0}
 
 
 def test_check_names_everything_that_is_missing_and_what_mends_it(
@@ -213,17 +229,45 @@ def test_check_names_everything_that_is_missing_and_what_mends_it(
     assert err == ""
     for name in ("Kallsyms", "Btf", "Kcore", "import_bcc"):
         assert f"{name}: missing; look elsewhere" in out
-    assert "MISSING root: uid 1000\n        -> run it with sudo\n" in out
+    assert "MISSING privileges: uid 1000, has none, lacks cap_bpf" in out
+    assert "-> run it with sudo" in out
+    assert "no      directmap-collect record\n" in out
     assert main(["check", "--json"]) == 2
-    rows = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["root"] == {
-        "what": "root",
-        "ok": False,
-        "found": "uid 1000",
-        "needed": True,
-        "mend": "run it with sudo",
-    }
-    assert not rows["bcc"]["ok"]
+    told = json.loads(capsys.readouterr().out)
+    rows = {row["what"]: row for row in told["findings"]}
+    assert not rows["bcc"]["ok"] and rows["bcc"]["needed"] and rows["bcc"]["mend"]
+    assert told["would_work"] == {"record": False, "record --only-pages": False}
+
+
+def test_each_program_is_tried_and_what_the_kernel_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(bcc: object, text: str, flags: object) -> namedtuple:  # type: ignore[valid-type]
+        if "KFUNC" in text:
+            raise HostError("the BPF programs do not load here: Permission denied")
+        bpf = SimpleNamespace(cleanup=lambda: None, attach_kprobe=lambda **where: None)
+        return SimpleNamespace(bpf=bpf)  # type: ignore[return-value]
+
+    monkeypatch.setattr("collect.check.compile_program", compiled)
+    monkeypatch.setattr("collect.check.import_bcc", lambda: SimpleNamespace(__file__="/usr/lib/bcc/__init__.py"))
+    rows = {row.what: row for row in check.findings()}
+    assert rows["raw tracepoints"].ok and rows["kprobes"].ok
+    assert not rows["fentry"].ok and "Permission denied" in rows["fentry"].found
+    assert "--only-pages" in rows["fentry"].mend
+    assert not would_work(list(rows.values()))["record"]
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ("ID=debian\n", "sudo apt install python3-bpfcc"),
+        ('ID=linuxmint\nID_LIKE="ubuntu debian"\n', "sudo apt install python3-bpfcc"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "sudo dnf install python3-bcc"),
+    ],
+)
+def test_bcc_is_installed_by_the_distributions_own_command(
+    release: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self, **how: release)
+    assert check._install() == command
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("record", "--help"), ("--version",)])

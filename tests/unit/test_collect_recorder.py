@@ -1,10 +1,9 @@
-"""What the recorder does around its programs: changes that touched a snapshot, Ctrl-C, a command that ends."""
+"""What the recorder does around its programs: draining beside the rows, changes that touched a snapshot, when it ends."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from collect.command import Command, Interrupts
+from collect.drainer import Drainer
 from collect.errors import HostError
-from collect.recorder import Interrupts, Recorder
-from collect.records import ARRAY, CHANGE, CHUNK
+from collect.meanwhile import Meanwhile
+from collect.options import Options
+from collect.recorder import Recorder
+from collect.records import ARRAY, CHANGE, CHUNK, PAGE_EVENT
 from collect.schema import Cpa
 
 PAGE_OFFSET, VMEMMAP, MAX_PFN = 0xFFFF_9000_4000_0000, 0xFFFF_EA00_0000_0000, 1 << 20
+KERNEL: Any = SimpleNamespace(page_offset=PAGE_OFFSET, vmemmap=VMEMMAP, memory={"max_pfn": MAX_PFN})
 
 
 class Program:
@@ -26,13 +30,18 @@ class Program:
     def __init__(self, *drained: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
         self.left = list(drained)
         self.rings: dict[str, Any] = {}
+        self.page_rings = None
         self.running: dict[int, int] = {}
         self.drains_while_running = 0
+        self.page_events = 0
+        self.pages_left = 0
 
-    def drain(self) -> dict[str, np.ndarray]:
+    def drain(self, *, pages: bool = True) -> dict[str, np.ndarray]:
         changes, chunks = self.left.pop(0) if self.left else ([], [])
         self.drains_while_running += bool(self.running)
-        return {"change_ring": records(CHANGE, changes), "array_ring": records(ARRAY, chunks)}
+        drained = {"change_ring": records(CHANGE, changes), "array_ring": records(ARRAY, chunks)}
+        self.pages_left += not pages
+        return drained | ({"page_events": np.zeros(self.page_events, PAGE_EVENT)} if pages else {})
 
     def running_calls(self) -> set[int]:
         now = set(self.running)
@@ -49,13 +58,14 @@ def records(dtype: np.dtype[np.void], rows: list[dict[str, Any]]) -> np.ndarray:
 
 
 def recorder(program: Program) -> Recorder:
-    """One that stands in the middle of a snapshot."""
+    """One that stands in the middle of a snapshot; nothing is drained but by its asking."""
     made = Recorder.__new__(Recorder)
     made._program = program  # type: ignore[assignment]
-    made._kcore = SimpleNamespace(page_offset=PAGE_OFFSET, max_pfn=MAX_PFN)  # type: ignore[assignment]
-    made._constants = {"VMEMMAP_BASE": VMEMMAP}
-    made._batch = {}
-    made._seen_changes = []
+    made._kernel = KERNEL
+    made._drainer = Drainer(program)  # type: ignore[arg-type]
+    made._meanwhile = Meanwhile(KERNEL)
+    made._drainer.watch(made._meanwhile)
+    made._command = None
     return made
 
 
@@ -65,6 +75,9 @@ def change(address: int, n_pages: int = 1, **values: int) -> dict[str, Any]:
 
 def touched(made: Recorder) -> list[tuple[int, int, int, int]]:
     return sorted(zip(*(column.tolist() for column in made._touched()), strict=True))
+
+
+# --- changes while a snapshot is read --------------------------------------------------------------------------------
 
 
 def test_changes_of_the_direct_map_touch_it_and_others_do_not() -> None:
@@ -87,10 +100,20 @@ def test_a_pages_array_touches_each_of_its_pages() -> None:
     assert touched(recorder(Program(([call], [*chunks, other])))) == [(10, 20, 7 + 2 * i, 1) for i in range(n)]
 
 
+def test_chunks_drained_before_the_snapshot_began_belong_to_a_call_that_ends_in_it() -> None:
+    call = change(PAGE_OFFSET + (7 << 12), 1, flags=int(Cpa.PAGES_ARRAY), call_id=3)
+    chunk = {"call_id": 3, "chunk": 0, "page": [VMEMMAP + 64 * 7] * CHUNK}
+    made = recorder(Program(([], [chunk]), ([call], [])))
+    made._drainer.watch(None)
+    made._drainer.drain()
+    made._drainer.watch(made._meanwhile)
+    assert touched(made) == [(10, 20, 7, 1)]
+
+
 def test_all_that_was_seen_since_the_snapshot_began_is_told_each_time() -> None:
     made = recorder(Program(([change(PAGE_OFFSET)], []), ([], []), ([change(PAGE_OFFSET + 4096)], [])))
     assert [len(touched(made)) for _ in range(3)] == [1, 1, 2]
-    assert [len(part) for part in made._batch["change_ring"]] == [1, 0, 1], "and none is kept from the rows"
+    assert sum(len(part) for part in made._drainer.take()["change_ring"]) == 2, "and none is kept from the rows"
 
 
 def test_it_waits_for_the_calls_that_run() -> None:
@@ -100,39 +123,105 @@ def test_it_waits_for_the_calls_that_run() -> None:
     assert program.running == {} and program.drains_while_running == 0
 
 
-def test_the_first_ctrl_c_ends_and_the_second_aborts() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
-        assert not interrupts.seen
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.seen
-        os.kill(os.getpid(), signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+# --- draining beside the rows ----------------------------------------------------------------------------------------
 
 
-def idle(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+@pytest.fixture
+def started() -> Iterator[Callable[[Drainer], Drainer]]:
+    running: list[Drainer] = []
+
+    def start(drainer: Drainer) -> Drainer:
+        drainer.start()
+        running.append(drainer)
+        return drainer
+
+    yield start
+    for drainer in running:
+        drainer.stop()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+def test_the_thread_drains_by_itself_and_nothing_is_taken_twice(started: Callable[[Drainer], Drainer]) -> None:
+    program = Program(([change(PAGE_OFFSET)], []), ([change(PAGE_OFFSET), change(PAGE_OFFSET)], []))
+    drainer = started(Drainer(program))  # type: ignore[arg-type]
+    wait_for(lambda: not program.left)
+    batch = drainer.take()
+    assert sum(len(part) for part in batch["change_ring"]) == 3
+    assert set(batch) == {"change_ring", "array_ring", "page_events"}, "every ring has its part, be it empty"
+    assert sum(len(part) for part in drainer.take()["change_ring"]) == 0
+
+
+def test_page_events_wait_in_their_rings_when_too_many_wait_for_rows(started: Callable[[Drainer], Drainer]) -> None:
+    program = Program()
+    program.page_events = 1000
+    bound = 5 * 1000 * PAGE_EVENT.itemsize
+    drainer = started(Drainer(program, queue_bytes=bound))  # type: ignore[arg-type]
+    wait_for(lambda: program.pages_left > 3)
+    assert drainer.page_bytes == bound
+    assert sum(part.nbytes for part in drainer.take()["page_events"]) == bound + 1000 * PAGE_EVENT.itemsize
+    assert drainer.page_bytes < bound, "and the thread goes on"
+
+
+def test_what_the_thread_meets_is_told_to_whoever_takes(started: Callable[[Drainer], Drainer]) -> None:
+    program = Program()
+
+    def broken(*, pages: bool = True) -> None:
+        raise HostError("a ring holds nonsense")
+
+    program.drain = broken  # type: ignore[assignment, method-assign]
+    drainer = started(Drainer(program))  # type: ignore[arg-type]
+    wait_for(lambda: drainer._error is not None)
+    with pytest.raises(HostError, match="nonsense"):
+        drainer.take()
+
+
+# --- when a recording ends -------------------------------------------------------------------------------------------
+
+
+def idle(monkeypatch: pytest.MonkeyPatch, command: list[str] | None = None) -> Recorder:
     made = recorder(Program())
+    made._command = Command(command) if command else None
     monkeypatch.setattr(Recorder, "_tick", lambda self: None)
     return made
 
 
 def test_it_records_as_long_as_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert idle(monkeypatch)._record(["sh", "-c", "exit 3"], None, Interrupts()) == 3
+    assert idle(monkeypatch, ["sh", "-c", "exit 3"])._record(None, Interrupts(), 0.0) == 3
 
 
 def test_time_over_ends_the_command_too(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
-    assert idle(monkeypatch)._record(["sleep", "60"], 0.1, Interrupts()) == -signal.SIGTERM
+    assert idle(monkeypatch, ["sleep", "60"])._record(0.1, Interrupts(), 0.0) == -15
     assert 0.1 <= time.monotonic() - begin < 20
 
 
 def test_without_a_command_only_time_or_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert idle(monkeypatch)._record(None, 0.05, Interrupts()) is None
+    assert idle(monkeypatch)._record(0.05, Interrupts(), 0.0) is None
     stopped = Interrupts()
     stopped.seen = True
-    assert idle(monkeypatch)._record(None, None, stopped) is None
+    assert idle(monkeypatch)._record(None, stopped, 0.0) is None
 
 
-def test_a_command_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"missing: cannot be run \(No such file or directory\)"):
-        idle(monkeypatch)._record([str(tmp_path / "missing")], None, Interrupts())
+def test_a_recording_that_is_refused_leaves_no_waiting_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The child is forked first of all, while the privileges are those of the caller."""
+    made: list[Command] = []
+
+    def prepared(*arguments: Any) -> Command:
+        made.append(Command(*arguments))
+        return made[-1]
+
+    def refuse(*, changes: bool) -> None:
+        raise HostError("no such kernel")
+
+    monkeypatch.setattr("collect.recorder.ask", lambda wanted: None)
+    monkeypatch.setattr("collect.recorder.Command", prepared)
+    monkeypatch.setattr("collect.recorder.kernel_for_changes", lambda: refuse(changes=True))
+    with pytest.raises(HostError, match="no such kernel"):
+        Recorder(Options(tmp_path / "trace"), ["sleep", "60"])
+    assert made[0].status is not None

@@ -110,3 +110,10 @@ def test_a_collapse_of_a_vmalloc_area_leaves_the_direct_map_alone(source: Path, 
     after = rebuild(open_trace(with_cell(source, tmp_path / "t", "changes", "kind", row, ChangeKind.COLLAPSE))).final
     for mine, theirs in zip(after.runs(), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_trace_of_page_events_alone_is_refused_with_what_it_is(tmp_path: Path) -> None:
+    whole = write_trace(tmp_path / "trace", 1, scale=0.02)
+    trace = with_manifest(whole, tmp_path / "pages", sampling={"only_pages": True}, tables={"snapshots": []})
+    with pytest.raises(TraceError, match="recorded with --only-pages, so it holds page events and no state"):
+        rebuild(open_trace(trace))

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from collect.errors import HostError, TraceError
-from collect.journal import TraceWriter, recover
+from collect.journal import TraceWriter
 from collect.manifest import FORMAT, MANIFEST
+from collect.recovery import recover
 from collect.schema import FORMAT_VERSION, TABLES
 from collect.trace import open_trace
 
