@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -88,12 +89,17 @@ def compile_program(bcc: ModuleType, text: str, flags: Sequence[str]) -> Compile
                 if "compile" not in str(error):
                     break
     reason = said[-1]
-    if os.environ.get("DIRECTMAP_DEBUG"):
-        print("\n".join(said), file=sys.stderr)
-    messages = " ".join(line.strip() for text in said[:-1] for line in text.splitlines() if "error" in line.lower())
+    messages = " ".join(line.strip() for text in said[:-1] for line in text.splitlines() if _tells_why(line))
     raise HostError(
         f"the BPF programs do not load here: {reason}{f' ({messages[:400]})' if messages else ''}; "
         "`directmap-collect check` says what is missing"
+    )
+
+
+def _tells_why(line: str) -> bool:
+    """Of what the compiler and the verifier write: errors, and refusals, which begin with a register or "The"."""
+    return (
+        "error" in line.lower() or re.match(r"R\d+ |The sequence|BPF program is too large|invalid ", line) is not None
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collect.meanwhile import Meanwhile
-from collect.program import Program
+from collect.program import PAGE_RINGS, Program
 from collect.rows import Batch
 
 __all__ = ["Drainer"]
@@ -96,7 +96,7 @@ class Drainer:
         for name, records in drained.items():
             if len(records) or name not in self._batch:
                 self._batch.setdefault(name, []).append(records)
-        self._page_bytes += sum(drained[name].nbytes for name in ("page_ring", "page_events") if name in drained)
+        self._page_bytes += sum(drained[name].nbytes for name in (*PAGE_RINGS, "page_events") if name in drained)
         if self._meanwhile:
             self._meanwhile.add(drained)
 

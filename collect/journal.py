@@ -28,7 +28,7 @@ from collect.durable import JOURNAL, claim, open_private, sync_directory, write_
 from collect.errors import HostError
 from collect.manifest import MANIFEST
 from collect.schema import TABLES
-from collect.segments import segment_of
+from collect.segments import JOURNAL_TABLES, segment_of, table_of
 
 __all__ = ["RESERVE_BYTES", "TraceWriter"]
 
@@ -97,8 +97,10 @@ class TraceWriter:
             return
         batches = rows.to_batches() if isinstance(rows, pa.Table) else [rows]
         for batch in batches:
-            if not batch.schema.equals(TABLES[name]):
-                raise AssertionError(f"{name}: rows do not fit the schema:\n{batch.schema}\nwanted\n{TABLES[name]}")
+            if not batch.schema.equals(JOURNAL_TABLES[name]):
+                raise AssertionError(
+                    f"{name}: rows do not fit the schema:\n{batch.schema}\nwanted\n{JOURNAL_TABLES[name]}"
+                )
             self._stream(name).write_batch(batch)
             self._bytes += batch.nbytes
 
@@ -182,7 +184,7 @@ class TraceWriter:
     def _stream(self, name: str) -> pa.RecordBatchStreamWriter:
         if name not in self._streams:
             file = open_private(self._part_path(name))
-            self._streams[name] = (file, pa.ipc.new_stream(file, TABLES[name]))
+            self._streams[name] = (file, pa.ipc.new_stream(file, JOURNAL_TABLES[name]))
             self._new_streams = True
         return self._streams[name][1]
 
@@ -211,7 +213,7 @@ class TraceWriter:
     def _make_segment(self, part: Path) -> None:
         entry = segment_of(part, self.path)
         if entry:
-            self._segments[part.stem.rpartition("-")[0]].append(entry)
+            self._segments[table_of(part)].append(entry)
 
     def _await_roll(self) -> None:
         if self._roller is None:

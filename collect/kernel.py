@@ -54,10 +54,13 @@ class Kernel:
         return self.kcore.page_offset if self.kcore else 0
 
 
-def kernel_for_changes() -> Kernel:
-    """Everything that a whole recording needs. Raises HostError for what it cannot do without."""
+def kernel_for_changes(*, all_pages: bool = False) -> Kernel:
+    """Everything that a whole recording needs (with `all_pages`, one of all page events).
+
+    Raises HostError for what it cannot do without.
+    """
     symbols = Kallsyms()
-    features = probe_features(symbols, Btf())
+    features = probe_features(symbols, Btf(), all_pages=all_pages)
     # bcc would look for it too, but finds no symbol for anyone but uid 0, whatever the capabilities.
     if "bpf_trampoline_link_prog" not in symbols:
         raise HostError(

@@ -15,7 +15,7 @@ import pyarrow as pa
 from collect.records import PAGE_EVENT
 from collect.schema import TABLES, PageEvent
 
-__all__ = ["PACKED", "PACKED_TABLE", "pack", "unpack"]
+__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_events", "pack", "unpack"]
 
 PACKED_TABLE = "pages_packed"
 """Its name in the journal; it never becomes a table of the trace."""
@@ -32,11 +32,9 @@ def pack(events: npt.NDArray[np.void]) -> pa.RecordBatch:
 
 
 def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
-    """Rows of `pages`, sorted by time, from packed batches."""
+    """Rows of `pages` from packed batches, in their order; a contiguous range becomes a row for each of its blocks."""
     table = pa.Table.from_batches(batches, PACKED)
     ts, what, more = (table.column(name).to_numpy() for name in PACKED.names)
-    order_of_time = np.argsort(ts, kind="stable")  # each CPU's part is sorted nearly: merging runs is cheap
-    ts, what, more = ts[order_of_time], what[order_of_time], more[order_of_time]
     pfn, event = what & _mask(PFN_BITS), (what >> np.uint64(49) & _mask(EVENT_BITS)).astype(np.uint8)
     order = (what >> np.uint64(40) & _mask(ORDER_BITS)).astype(np.uint8)
     gfp = more.astype(np.uint32)
@@ -82,6 +80,26 @@ def _with_blocks(columns: dict[str, npt.NDArray[Any]], ranges: npt.NDArray[np.bo
     joined = {name: np.concatenate([part[name] for part in parts]) for name in columns}
     in_time = np.argsort(joined["ts_ns"], kind="stable")
     return {name: column[in_time] for name, column in joined.items()}
+
+
+def bulk_events(records: npt.NDArray[np.void], vmemmap: int) -> npt.NDArray[np.void]:
+    """Allocations of single pages (`records.PAGE_EVENT`) from bulk allocations (`records.BULK`).
+
+    A place of the array that holds another page than before was filled; left out are the pages that the allocation
+    tracepoint reported meanwhile. The migratetype is what gfp_migratetype() makes of gfp (include/linux/gfp.h).
+    """
+    places = np.arange(records["after"].shape[1])[None, :] < records["n"][:, None]
+    new = places & (records["after"] != 0) & (records["after"] != records["before"])
+    new &= ~(records["after"][:, :, None] == records["reported"][:, None, :]).any(axis=2)
+    row, at = np.nonzero(new)
+    gfp, cpu, pid = (records[name][row].astype(np.uint64) for name in ("gfp", "cpu", "pid"))
+    events = np.empty(len(row), PAGE_EVENT)
+    events["ts"] = records["ts"][row]
+    events["what"] = (records["after"][row, at] - np.uint64(vmemmap)) >> np.uint64(6)
+    events["what"] |= (gfp >> np.uint64(3) & np.uint64(3)) << np.uint64(45) | cpu << np.uint64(52)
+    events["what"] |= np.uint64(PageEvent.ALLOC_BULK << 49)
+    events["more"] = gfp | pid << np.uint64(32)
+    return events
 
 
 def _mask(n_bits: int) -> np.uint64:

@@ -28,6 +28,7 @@ ALL_PAGES_RING_PAGES = 16384
 """Of `page_ring` where all page events go through it."""
 
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
+PAGE_RINGS = ("page_ring", "bulk_ring")
 GROUPS = ("changes", "exits", "regions", "pages", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
 """The second pair at the choke point; see collect/bpf/changes.c."""
@@ -78,7 +79,11 @@ class Program:
             f"-D{name}={value:#x}ULL" if value >= 1 << 31 else f"-D{name}={value}" for name, value in constants.items()
         ]
         self._bpf, self.headers = compile_program(bcc, text, flags)
-        self.rings = {name: Ring(self._bpf[name].map_fd, ring_pages[name], dtype) for name, (dtype, _) in RINGS.items()}
+        self.rings = {
+            name: Ring(self._bpf[name].map_fd, ring_pages[name], dtype)
+            for name, (dtype, _) in RINGS.items()
+            if name != "bulk_ring" or (pages == "all" and features.page_functions)
+        }
         self.page_rings: PageRings | None = None
         if page_ring is not None:
             maps = (self._bpf["page_chunks"].map_fd, self._bpf["page_positions"].map_fd)
@@ -155,7 +160,7 @@ class Program:
 
         Without `pages`, those of page events are left as they are.
         """
-        drained = {name: ring.drain() for name, ring in self.rings.items() if pages or name != "page_ring"}
+        drained = {name: ring.drain() for name, ring in self.rings.items() if pages or name not in PAGE_RINGS}
         if self.page_rings is not None and pages:
             drained["page_events"] = self.page_rings.drain()
         return drained

@@ -22,6 +22,7 @@ from collect.live import Status, View, view_for
 from collect.meanwhile import Meanwhile
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, program_runs, time_programs
+from collect.page_events import PACKED_TABLE, bulk_events, pack
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
 from collect.probes import CHOKE_POINT
@@ -70,7 +71,9 @@ class Recorder:
         self._command = Command(command, environment) if command else None
         try:
             raise_memlock()
-            self._kernel: Kernel = kernel_for_pages() if options.only_pages else kernel_for_changes()
+            self._kernel: Kernel = (
+                kernel_for_pages() if options.only_pages else kernel_for_changes(all_pages=options.pages == "all")
+            )
             self._manifest = first_manifest(self._kernel, options)
             self._rows = RowMaker(
                 self._kernel.symbols,
@@ -223,6 +226,12 @@ class Recorder:
             if name == "regions":
                 self._follow_blocks(table)
             self._summary[name] = self._summary.get(name, 0) + table.num_rows
+        events = batch.get("page_events", [])
+        if bulk := batch.get("bulk_ring"):
+            events = [*events, *(bulk_events(records, self._kernel.vmemmap) for records in bulk)]
+        for part in events:
+            self._writer.append(PACKED_TABLE, pack(part))
+            self._summary["pages"] += len(part)
 
     def _tick(self) -> None:
         """Once a second: rows, counters and losses into the journal, and the journal to the disk."""

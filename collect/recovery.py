@@ -17,7 +17,7 @@ from collect.errors import HostError, TraceError
 from collect.journal import TraceWriter
 from collect.manifest import MANIFEST
 from collect.schema import TABLES
-from collect.segments import segment_of
+from collect.segments import segment_of, table_of
 from collect.trace import open_trace
 
 __all__ = ["finish_after", "recover"]
@@ -86,8 +86,8 @@ def _recover(directory: Path, journal: Path) -> dict[str, Any]:
         whole = sorted(directory.glob(f"{name}-*.parquet"))
         tables[name] = [_segment_entry(path) for path in whole]
         numbers = {path.stem for path in whole}
-        for part in sorted(journal.glob(f"{name}-*.arrows")):
-            if part.stem in numbers:
+        for part in [part for part in sorted(journal.glob("*.arrows")) if table_of(part) == name]:
+            if f"{name}-{part.stem.rpartition('-')[2]}" in numbers:
                 continue  # the kill came between the segment and this
             entry = segment_of(part, directory)
             if entry:

@@ -74,8 +74,6 @@ class RowMaker:
         frames = np.concatenate([self._frame_parts, rings["frames_ring"]])
         made = {"changes": self._changes(calls, arrays), "regions": self._regions(regions, frames)}
         made["pages"] = self._pages(rings["page_ring"], made["regions"])
-        if "page_events" in rings:
-            made["pages"] = pa.concat_tables([made["pages"], page_event_rows(rings["page_events"])])
         self._array_parts = _unclaimed(arrays, "call_id", calls["call_id"])
         self._frame_parts = _unclaimed(frames, "region_id", regions["region_id"])
         self._told = _unclaimed(self._told, "region_id", regions["region_id"])
@@ -327,30 +325,6 @@ class RowMaker:
             "stack_id": np.zeros(m, np.uint32),
         }
         return pa.concat_tables([seen, _table("pages", columns)])
-
-
-def page_event_rows(events: Records) -> pa.Table:
-    """Rows of the table `pages` from the packed events without a region (`struct page_event`, collect/bpf/page_rings.c)."""
-    what, more, n = events["what"], events["more"], len(events)
-
-    def bits(first: int, width: int) -> U64:
-        field: U64 = what >> np.uint64(first) & np.uint64((1 << width) - 1)
-        return field
-
-    columns: dict[str, Any] = {
-        "ts_ns": events["ts"],
-        "event": bits(49, 3).astype(np.uint8),
-        "pfn": bits(0, 40),
-        "order": bits(40, 5).astype(np.uint8),
-        "gfp": more.astype(np.uint32),
-        "migratetype": bits(45, 4).astype(np.uint8),
-        "cpu": bits(52, 12).astype(np.uint16),
-        "pid": (more >> np.uint64(32)).astype(np.uint32),
-        "scope": np.zeros(n, np.uint8),
-        "region_id": np.zeros(n, np.uint64),
-        "stack_id": np.zeros(n, np.uint32),
-    }
-    return _table("pages", columns)
 
 
 def trim(frames: list[str]) -> list[str]:
