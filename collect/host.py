@@ -11,7 +11,15 @@ from typing import Any
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE, Kcore
 
-__all__ = ["cpu_facts", "kernel_facts", "lockdown", "memory_facts", "physical_mask", "possible_cpus"]
+__all__ = [
+    "cpu_facts",
+    "kernel_facts",
+    "kfence_pool",
+    "lockdown",
+    "memory_facts",
+    "physical_mask",
+    "possible_cpus",
+]
 
 CONFIG_WANTED = (
     "BPF_JIT",
@@ -76,7 +84,7 @@ def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
         "paging_levels": kcore.paging_levels,
         "physical_mask": physical_mask(kcore, symbols),
         "rodata": _rodata(kcore, symbols),
-        "kfence_pool": _kfence_pool(kcore, symbols),
+        "kfence_pool": kfence_pool(kcore, symbols),
     }
 
 
@@ -106,7 +114,11 @@ def _rodata(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
     return [(address - KERNEL_IMAGE_BASE + base) >> 12 for address in (start, end)]
 
 
-def _kfence_pool(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+def kfence_pool(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+    """KFENCE's pool as [first_pfn, end_pfn), None where there is none (yet).
+
+    KFENCE_POOL_SIZE (include/linux/kfence.h) is (CONFIG_KFENCE_NUM_OBJECTS + 1) * 2 pages; no parameter changes it.
+    """
     at = symbols.address("__kfence_pool")
     address = kcore.read_u64(at) if at is not None else 0
     if not address:

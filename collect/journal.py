@@ -33,7 +33,7 @@ __all__ = ["TraceWriter", "recover"]
 
 ROLL_BYTES = 64 << 20
 ROLL_SECONDS = 60.0
-SORTED_BY_TIME = {"snapshots": "ts_ns", "changes": "ts_ns", "regions": "ts_ns", "pages": "ts_ns", "counters": "ts_ns"}
+SORTED_BY_TIME = dict.fromkeys(("snapshots", "changes", "splits", "regions", "pages", "counters"), "ts_ns")
 
 # Time stamps and page frame numbers of neighbouring rows are close together; so are call ids.
 DELTA_COLUMNS = ("ts_ns", "ts_end_ns", "pfn", "call_id", "parent_id", "address", "region_id", "duration_ns")
@@ -102,6 +102,10 @@ class TraceWriter:
         self._bytes = 0
         self._part += 1
         self._rolled = time.monotonic()
+
+    def restate(self, manifest: dict[str, Any]) -> None:
+        """What a recovery would take for the manifest: to be called when that has changed."""
+        write_json(self._journal / MANIFEST, manifest)
 
     def close(self, manifest: dict[str, Any]) -> None:
         """Write what is left, then the manifest with `tables` filled in; after this the trace is whole."""

@@ -11,6 +11,8 @@ from collect.errors import HostError
 
 __all__ = ["Kallsyms"]
 
+PAGE_BYTES = 4096
+
 
 class Kallsyms:
     """A reading of /proc/kallsyms, sorted by address. `reread` follows modules and BPF programs that come and go.
@@ -44,6 +46,14 @@ class Kallsyms:
     def address(self, name: str) -> int | None:
         """Address of a symbol of the kernel proper (not of a module), or None."""
         return self._core.get(name)
+
+    def extent(self, name: str) -> tuple[int, int] | None:
+        """Where a symbol of the kernel proper begins and the next one does, or None."""
+        begin = self._core.get(name)
+        if begin is None:
+            return None
+        after = int(np.searchsorted(self._addresses, np.uint64(begin), side="right"))
+        return begin, int(self._addresses[after]) if after < len(self._addresses) else begin + PAGE_BYTES
 
     def __contains__(self, name: str) -> bool:
         return name in self._core

@@ -64,9 +64,19 @@ class Walker:
 
     def __init__(self, kcore: Kcore, physical_mask: int) -> None:
         self._kcore = kcore
+        self._n_gigs = 0
         self._mask = physical_mask & PFN_BITS
         self.physical_mask = physical_mask
-        self.n_gigs = -(-kcore.max_pfn // GIG_PAGES)
+
+    @property
+    def n_gigs(self) -> int:
+        """1 GiB ranges of the direct map: up to the highest memory there has been since the walker was made."""
+        self._n_gigs = max(self._n_gigs, -(-self._kcore.max_pfn // GIG_PAGES))
+        return self._n_gigs
+
+    def reach(self, end_pfn: int) -> None:
+        """Walk as far as this from now on: memory has come that /proc/kcore may not list yet (it does once online)."""
+        self._n_gigs = max(self.n_gigs, -(-end_pfn // GIG_PAGES))
 
     def direct_map(self) -> Leaves:
         """Every leaf of the direct map."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -15,7 +16,7 @@ from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
 from collect.host import possible_cpus
 from collect.page_ring import PageRings, ring_chunks
-from collect.probes import CHOKE_POINT, Features
+from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features
 from collect.records import LOSSES, RINGS
 from collect.ring import Ring
 from collect.source import source
@@ -28,9 +29,10 @@ ALL_PAGES_RING_PAGES = 16384
 """Of `page_ring` where all page events go through it."""
 
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
-GROUPS = ("changes", "exits", "regions", "pages", "spare", "vfree")
+GROUPS = ("changes", "exits", "splits", "regions", "pages", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
 """The second pair at the choke point; see collect/bpf/changes.c."""
+SPLIT_KPROBE = "kprobe_split"
 
 
 class Program:
@@ -88,6 +90,7 @@ class Program:
         self._sample = sample
         self._changes, self._all_pages = changes, pages == "all"
         self._losses = self._bpf["losses"]
+        self._splits_by_kprobe = self._bpf["splits_by_kprobe"] if changes and features.splits else None
         # Attached by hand: bcc takes one program a tracepoint. The kernel calls them in order of attachment.
         self._links = [
             self._attach_raw(bcc, f"{role}_{name}", name)
@@ -118,7 +121,7 @@ class Program:
         if self.page_rings is not None:
             lost["pages_ring_full"] += self.page_rings.n_lost
         # An entry is lost where fentry and kprobe were both skipped; an exit, where the call stays in the map.
-        counted = ("changes", "regions", "pages") if self._all_pages else ("changes", "regions")
+        counted = ["changes", "splits", "regions", *(["pages"] if self._all_pages else [])]
         return lost | {f"{group}_programs_not_run": missed[group] for group in counted}
 
     def page_programs_not_run(self) -> int:
@@ -136,7 +139,7 @@ class Program:
         the ROX cache only; whether one of their frees went unseen, the recorder finds out from the page tables.
         """
         n = {name: n - self._before[name] for name, n in self._lost_until_now().items()}
-        stood_in = {"changes": n["kprobe_only"], "pages": n["rescued"]}
+        stood_in = {"changes": n["kprobe_only"], "splits": n["splits_rescued"], "pages": n["rescued"]}
         return {group: max(0, n[f"{group}_programs_not_run"] - stood_in.get(group, 0)) for group in GROUPS}
 
     def _lost_until_now(self) -> dict[str, int]:
@@ -145,6 +148,8 @@ class Program:
         for name, function in self._bpf.funcs.items():
             lost[f"{_group(name.decode())}_programs_not_run"] += recursion_misses(function.fd) or 0
         lost["kprobe_only"] = sum(self._bpf["kprobe_only"][ctypes.c_int(0)]) if self._changes else 0
+        reported, met = (sum(self._splits_by_kprobe[ctypes.c_int(i)]) if self._splits_by_kprobe else 0 for i in (0, 1))
+        lost["splits_rescued"] = reported - met
         lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
         return lost
 
@@ -180,7 +185,12 @@ class Program:
         """
         entry, exit_ = KPROBES
         guarded = any(recursion_misses(function.fd) is not None for function in self._bpf.funcs.values())
-        if not guarded or not features.unwinds_kretprobes:
+        if not guarded:
+            return False
+        if features.splits:
+            with contextlib.suppress(Exception):  # fentry does without, and counts what it misses
+                self._bpf.attach_kprobe(event=FLUSH, fn_name=SPLIT_KPROBE)
+        if not features.unwinds_kretprobes:
             return False
         try:
             self._bpf.attach_kprobe(event=CHOKE_POINT, fn_name=entry)
@@ -201,7 +211,11 @@ def _group(program: str) -> str:
     """Which of `GROUPS` a program belongs to, by its name."""
     if CHOKE_POINT in program:
         return "exits" if program.startswith("kretfunc") else "changes"
-    if program.startswith("spare_") or program in KPROBES:
+    if program.endswith(tuple(f"__{function}" for function in (COLLAPSE, *HOTPLUG))):
+        return "exits" if program.startswith("kretfunc") else "changes"
+    if program.endswith(f"__{FLUSH}"):
+        return "splits"
+    if program.startswith("spare_") or program in (*KPROBES, SPLIT_KPROBE):
         return "spare"
     if program.endswith("__vfree"):
         return "vfree"

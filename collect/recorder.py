@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +26,14 @@ from collect.journal import TraceWriter
 from collect.kallsyms import Kallsyms
 from collect.kcore import Kcore
 from collect.manifest import FORMAT
+from collect.memory_watch import MemoryWatch
 from collect.pagetables import Walker
 from collect.probes import CHOKE_POINT, Features, probe_features
 from collect.program import Program
 from collect.records import CHANGE, CHUNK
 from collect.rows import Batch, RowMaker
 from collect.schema import FORMAT_VERSION, Cpa, Moment, RegionEvent, RegionKind
-from collect.snapshot import Snapshot, Touched, still, walk_once
+from collect.snapshot import RangeSnapshot, Snapshot, Touched, still, still_range, walk_once
 
 __all__ = ["Recorder", "Summary"]
 
@@ -41,6 +42,9 @@ IDLE_SECONDS, BUSY_SECONDS = 0.05, 0.002
 RUNNING_CALL_SECONDS = 5.0
 CALL_ID_SHIFT = 10
 """A call's id is its time of entry in nanoseconds, then ten bits of its CPU (new_id in collect/bpf/records.h)."""
+
+
+S = TypeVar("S", Snapshot, RangeSnapshot)
 
 
 class Summary(dict[str, int]):
@@ -127,6 +131,7 @@ class Recorder:
         self._rows = RowMaker(
             self._symbols, self._kcore.page_offset, self._kcore.max_pfn, vmemmap, memory["physical_mask"]
         )
+        self._memory = MemoryWatch(self._kcore, self._symbols, self._walker, self._rows, memory)
         self._writer = TraceWriter(output, self._manifest, force=force)
         self._batch: Batch = {}
         self._seen_changes: list[Any] | None = None
@@ -176,10 +181,14 @@ class Recorder:
             self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
             status = self._record(command, duration, interrupts)
+            self._read_hotplugged()
             self._manifest["ts_end_ns"] = time.monotonic_ns()
             end = self._still()
             self._save(end, Moment.END)
             self._tick()
+            if self._rows.held:
+                self._tick()
+            self._memory.finish()
             self._blocks_gone = sum(self._walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
             losses = self._losses()
             losses["entry_without_exit"] += self._never_returned()
@@ -206,6 +215,7 @@ class Recorder:
             if stop is not None and now >= stop:
                 break
             busy = self._drain()
+            self._read_hotplugged()
             if now >= next_tick:
                 self._tick()
                 next_tick = max(next_tick + TICK_SECONDS, now)
@@ -223,6 +233,7 @@ class Recorder:
         drained = self._program.drain()
         for name, records in drained.items():
             self._batch.setdefault(name, []).append(records)
+        self._memory.note(drained["change_ring"])
         if self._seen_changes is not None:
             self._seen_changes.append((drained["change_ring"], drained["array_ring"]))
         return any(ring.used > ring.size // 16 for ring in self._program.rings.values())
@@ -265,12 +276,24 @@ class Recorder:
         }
 
     def _still(self) -> Snapshot:
+        return self._exact(lambda: still(self._walker, self._touched))
+
+    def _read_hotplugged(self) -> None:
+        """Read again the ranges where memory came or went."""
+        for first, end in self._memory.take():
+            part = self._exact(lambda first=first, end=end: still_range(self._walker, self._touched, first, end))  # type: ignore[misc]
+            self._writer.append("snapshots", part.table(self._n_snapshots))
+            self._n_snapshots += 1
+            self._writer.restate(self._manifest)
+
+    def _exact(self, read: Callable[[], S]) -> S:
+        """Read a snapshot with an eye on the changes that run meanwhile."""
         # Chunks of a pages array are older than their call: those of calls that run now are in this tick's batch.
         self._drain()
         no_changes = np.empty(0, CHANGE)
         self._seen_changes = [(no_changes, chunks) for chunks in self._batch["array_ring"]]
         try:
-            snapshot = still(self._walker, self._touched)
+            snapshot = read()
         finally:
             self._seen_changes = None
         self._unstable += snapshot.n_unstable
@@ -291,9 +314,7 @@ class Recorder:
         listed = changes["flags"] & np.uint32(Cpa.PAGES_ARRAY) != 0
         pfn = (changes["address"] - np.uint64(self._kcore.page_offset)) >> np.uint64(12)
         direct = (
-            ~listed
-            & (changes["address"] >= np.uint64(self._kcore.page_offset))
-            & (pfn < np.uint64(self._kcore.max_pfn))
+            ~listed & (changes["address"] >= np.uint64(self._kcore.page_offset)) & (pfn < np.uint64(self._rows.max_pfn))
         )
         parts = [(changes["ts"][direct], changes["end"][direct], pfn[direct], changes["n_pages"][direct])]
         for call in changes[listed]:

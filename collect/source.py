@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from collect.probes import CHOKE_POINT, Features, RegionAlloc
+from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features, RegionAlloc
 from collect.records import RINGS
 from collect.rows import FREE_SCOPES
-from collect.schema import SCOPE_SPLIT, Cpa, PageEvent, RegionEvent, RegionKind, Tier
+from collect.schema import SCOPE_SPLIT, ChangeKind, Cpa, PageEvent, RegionEvent, RegionKind, Tier
 
 __all__ = ["source"]
 
@@ -37,6 +37,7 @@ def source(
     constants |= {"CPA_PAGES_ARRAY": int(Cpa.PAGES_ARRAY), "SCOPE_SPLIT": SCOPE_SPLIT}
     constants |= dict(zip(("SCOPE_FREE", "SCOPE_FREE_BLOCK"), FREE_SCOPES, strict=True))
     constants |= {f"KIND_{kind.name}": int(kind) for kind in RegionKind}
+    constants |= {f"KIND_CHANGE_{kind.name}": int(kind) for kind in ChangeKind}
     constants |= {f"TIER_{tier.name}": int(tier) for tier in Tier}
     constants |= {f"EVENT_{event.name}": int(event) for event in RegionEvent}
     constants |= {f"EVENT_PAGE_{event.name}": int(event) for event in PageEvent}
@@ -45,7 +46,7 @@ def source(
     files = ["records.h"]
     if changes:
         parts.append("#define REGIONS")
-        files += ["regions.c", "changes.c"]
+        files += ["regions.c", "changes.c", *(["splits.c"] if features.splits else []), "other_writers.c"]
     if pages != "none":
         files += ["page_rings.c", "pages.c"]
     if pages == "all":
@@ -65,6 +66,16 @@ def _stubs(features: Features) -> list[str]:
         _fentry(features, CHOKE_POINT, "return change_entry(a0, a1, BY_FENTRY, 0);"),
         _fexit(features, CHOKE_POINT, "return change_exit(ctx, a0, ret);"),
     ]
+    if features.splits:
+        parts.append(_fentry(features, FLUSH, "return split_done(ctx, BY_FENTRY);"))
+    if COLLAPSE in features.signatures:
+        parts.append(_fentry(features, COLLAPSE, "return collapse_entry(a0);"))
+        parts.append(_fexit(features, COLLAPSE, "return writer_exit(ctx, KIND_CHANGE_COLLAPSE, ret, (s32)ret > 0);"))
+    for function, (start, n_bytes) in features.hotplug.items():
+        kind = f"KIND_CHANGE_{HOTPLUG[function].name}"
+        returns = "ret" if features.signatures[function][-1] else "0"
+        parts.append(_fentry(features, function, f"return hotplug_entry({kind}, a{start}, a{n_bytes});"))
+        parts.append(_fexit(features, function, f"return writer_exit(ctx, {kind}, {returns}, 1);"))
     for alloc in features.allocs:
         size = _size(alloc)
         tier = "TIER_ASKED" if alloc.kind < RegionKind.MODULE_ALLOC else "TIER_BACKING"
