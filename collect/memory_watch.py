@@ -12,7 +12,7 @@ from collect.kallsyms import Kallsyms
 from collect.kcore import Kcore
 from collect.pagetables import Walker
 from collect.rows import RowMaker
-from collect.schema import ChangeKind
+from collect.schema import LEAF_PAGES, ChangeKind, Level
 
 __all__ = ["MemoryWatch"]
 
@@ -32,6 +32,11 @@ class MemoryWatch:
         self._memory = memory
         self._pending: list[tuple[int, int]] = []
         self._moved = False
+        vmalloc = symbols.address("vmalloc_base")  # where the kernel's next area begins (asm/pgtable_64_types.h)
+        if vmalloc is not None:
+            mapped = walker.mapped_gigs((kcore.read_u64(vmalloc) - kcore.page_offset) >> 30)
+            if mapped > walker.n_gigs:
+                self._reach(mapped * LEAF_PAGES[Level.G1])
 
     def note(self, changes: npt.NDArray[np.void]) -> None:
         """Look for hotplug among drained changes, before rows are made of them."""
@@ -41,9 +46,12 @@ class MemoryWatch:
             if (first, end) not in self._pending:
                 self._pending.append((first, end))
             self._moved = True
-            self._walker.reach(end)
-            self._rows.max_pfn = max(self._rows.max_pfn, end)
-            self._memory["max_pfn"] = max(self._memory["max_pfn"], end)
+            self._reach(end)
+
+    def _reach(self, end_pfn: int) -> None:
+        self._walker.reach(end_pfn)
+        self._rows.max_pfn = max(self._rows.max_pfn, end_pfn)
+        self._memory["max_pfn"] = max(self._memory["max_pfn"], end_pfn)
 
     def take(self) -> list[tuple[int, int]]:
         """Ranges [first_pfn, end_pfn) to read again: their entries were made in code that cannot be probed."""

@@ -82,6 +82,19 @@ class Walker:
         """Every leaf of the direct map."""
         return self.gigs(np.arange(self.n_gigs, dtype=np.uint64))
 
+    def mapped_gigs(self, limit: int) -> int:
+        """1 GiB ranges up to the last one that has an entry, of the first `limit`: memory may be mapped that is no RAM
+        (persistent memory) or that is not online (a DIMM that was added and waits), and /proc/kcore lists neither.
+        """
+        last, table = 0, (-1, np.empty(0, np.uint64))
+        for gig in range(limit):
+            address = self._kcore.page_offset + (gig << 30)
+            if table[0] != address >> 39:
+                table = address >> 39, self._upper_table(address)
+            if len(table[1]) and table[1][address >> 30 & 511]:
+                last = gig + 1
+        return last
+
     def gigs(self, gigs: U64) -> Leaves:
         """The leaves of whole 1 GiB ranges of the direct map, given by number."""
         return _join([self._gig(self._kcore.page_offset + (int(gig) << 30), int(gig) * GIG_PAGES) for gig in gigs])
@@ -130,14 +143,23 @@ class Walker:
 
     def _upper_entry(self, address: int) -> int:
         """The PUD entry that maps an address (1 GiB), 0 for a hole."""
+        table = self._upper_table_at(address)
+        return 0 if table is None else self._kcore.read_u64(table + (address >> 30 & 511) * 8)
+
+    def _upper_table(self, address: int) -> U64:
+        """The table of the PUD entries around an address; empty where there is none."""
+        table = self._upper_table_at(address)
+        return np.empty(0, np.uint64) if table is None else self._kcore.table(table)
+
+    def _upper_table_at(self, address: int) -> int | None:
         table = self._kcore.top_pgt
         shifts = (48, 39) if self._kcore.paging_levels == 5 else (39,)
         for shift in shifts:
             entry = self._kcore.read_u64(table + (address >> shift & 511) * 8)
             if not entry & PRESENT:
-                return 0
+                return None
             table = self._kcore.page_offset + (entry & self._mask)
-        return self._kcore.read_u64(table + (address >> 30 & 511) * 8)
+        return table
 
     def _gig(self, address: int, first_pfn: int) -> Leaves:
         entry = self._upper_entry(address)

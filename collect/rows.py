@@ -90,8 +90,9 @@ class RowMaker:
         made["splits"] = self._splits(rings["split_ring"])
         made["pages"] = self._pages(rings["page_ring"], made["regions"])
         self._array_parts = _unclaimed(arrays, "call_id", calls["call_id"])
-        self._frame_parts = _unclaimed(frames, "region_id", regions["region_id"])
-        self._told = _unclaimed(self._told, "region_id", regions["region_id"])
+        made_now = regions["region_id"][regions["event"] == RegionEvent.ALLOC]  # one held may be freed before its rows
+        self._frame_parts = _unclaimed(frames, "region_id", made_now)
+        self._told = _unclaimed(self._told, "region_id", made_now)
         self._forget_stacks()
         made["stacks"] = self._stack_rows()
         made["strings"] = pa.table(

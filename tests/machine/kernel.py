@@ -180,8 +180,9 @@ class Machine:
                     yield from self.call(task, (), [pfn], mask_set, mask_clr, check_alias=False, parent=row["call_id"])
         else:
             for first, n in [(pfn, 1) for pfn in pfns] if array else [(pfns[0], len(pfns))]:
-                for level, _ in model.change(first, n, mask_set, mask_clr, force_split=force_split):
+                for level, leaf in model.change(first, n, mask_set, mask_clr, force_split=force_split):
                     self.splits[level] += 1
+                    self._split_seen(task, row["call_id"], space, model, level, max(leaf, first))
             if space == Space.KERNEL_IMAGE and check_alias:
                 yield from self.call(task, (), pfns, mask_set, mask_clr, check_alias=False, parent=row["call_id"])
             elif self.random.random() < 0.05:
@@ -194,6 +195,17 @@ class Machine:
         if self.recording:
             self.recorder.rows["changes"].append(row)
         self.in_flight -= not parent
+
+    def _split_seen(self, task: Task, call_id: int, space: Space, model: PageModel, level: int, page: int) -> None:
+        if not self.recording:
+            return
+        address = self.direct_address(page) if space == Space.DIRECT_MAP else IMAGE_BASE + (page - IMAGE[0]) * 4096
+        self.recorder.rows["splits"].append(
+            {
+                "ts_ns": self.tick(), "call_id": call_id, "cpu": task.cpu, "pid": task.pid, "space": int(space),
+                "address": address, "pfn": page, "level": level - 1, "attrs": model.attrs[page],
+            }
+        )  # fmt: skip
 
     def _look(self, model: PageModel, pfn: int) -> tuple[int, int]:
         """What the probe's page-table walk sees; the CPU has set A and D on some of the pages."""

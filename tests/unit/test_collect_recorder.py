@@ -53,6 +53,8 @@ def recorder(program: Program) -> Recorder:
     made = Recorder.__new__(Recorder)
     made._program = program  # type: ignore[assignment]
     made._kcore = SimpleNamespace(page_offset=PAGE_OFFSET, max_pfn=MAX_PFN)  # type: ignore[assignment]
+    made._rows = SimpleNamespace(max_pfn=MAX_PFN)  # type: ignore[assignment]
+    made._memory = SimpleNamespace(note=lambda changes: None, take=list)  # type: ignore[assignment]
     made._constants = {"VMEMMAP_BASE": VMEMMAP}
     made._batch = {}
     made._seen_changes = []
