@@ -42,7 +42,7 @@ def source(
     constants |= {f"EVENT_{event.name}": int(event) for event in RegionEvent}
     constants |= {f"EVENT_PAGE_{event.name}": int(event) for event in PageEvent}
     constants |= {f"{name.upper()}_PAGES": n_pages for name, n_pages in sizes.items()}
-    parts = [f"#define {name} {value}" for name, value in constants.items()]
+    parts = [f"#define {name} {value}{'ULL' if value >> 31 else ''}" for name, value in constants.items()]
     files = ["records.h"]
     if changes:
         parts.append("#define REGIONS")
