@@ -306,8 +306,14 @@ class Recorder:
         while running and time.monotonic() < give_up:
             time.sleep(BUSY_SECONDS)
             running &= self._program.running_calls()
-        # Calls that never end (their return was missed) are a loss of their own.
+        # Calls that never end (their return was missed) are a loss of their own. A ring gives what lies before the first
+        # record that is still being written: what a call left behind another's is waited for.
         self._drain()
+        while any(self._program.rings[name].used for name in ("change_ring", "array_ring")) and (
+            time.monotonic() < give_up
+        ):
+            time.sleep(BUSY_SECONDS)
+            self._drain()
         seen = self._seen_changes or []
         changes = np.concatenate([change for change, _ in seen])
         chunks = np.concatenate([chunk for _, chunk in seen])

@@ -25,7 +25,9 @@ class Program:
 
     def __init__(self, *drained: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
         self.left = list(drained)
-        self.rings: dict[str, Any] = {}
+        self.rings: dict[str, Any] = {
+            name: SimpleNamespace(used=0, size=1 << 20) for name in ("change_ring", "array_ring")
+        }
         self.running: dict[int, int] = {}
         self.drains_while_running = 0
 
@@ -138,3 +140,11 @@ def test_without_a_command_only_time_or_ctrl_c_ends_it(monkeypatch: pytest.Monke
 def test_a_command_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"missing: cannot be run \(No such file or directory\)"):
         idle(monkeypatch)._record([str(tmp_path / "missing")], None, Interrupts())
+
+
+def test_what_lies_behind_a_record_that_is_being_written_is_waited_for() -> None:
+    """The ring gives nothing at first, and the call that left its record there is over."""
+    program = Program(([], []), ([change(PAGE_OFFSET)], []))
+    waits = property(lambda self: 64 if program.left else 0)
+    program.rings["change_ring"] = type("Ring", (), {"used": waits, "size": 1 << 20})()
+    assert len(touched(recorder(program))) == 1
