@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from collect.errors import HostError
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE, Kcore
 
@@ -19,6 +20,7 @@ __all__ = [
     "memory_facts",
     "physical_mask",
     "possible_cpus",
+    "xen_pv",
 ]
 
 CONFIG_WANTED = (
@@ -76,7 +78,15 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
-    """Memory map, paging levels, the frames of rodata (which may not become writable) and KFENCE's pool."""
+    """Memory map, paging levels, the frames of rodata (which may not become writable) and KFENCE's pool.
+
+    Raises HostError in a Xen PV domain.
+    """
+    if xen_pv(kcore, symbols):
+        raise HostError(
+            "a Xen PV domain: Xen keeps and rewrites this kernel's page tables by hypercall (arch/x86/xen/mmu_pv.c), past "
+            "every probe, so a recording would be wrong and is refused; record on bare metal, in an HVM or in a PVH domain"
+        )
     return {
         "max_pfn": kcore.max_pfn,
         "ranges": kcore.ranges,
@@ -86,6 +96,16 @@ def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
         "rodata": _rodata(kcore, symbols),
         "kfence_pool": kfence_pool(kcore, symbols),
     }
+
+
+def xen_pv(kcore: Kcore, symbols: Kallsyms) -> bool:
+    """Whether this kernel runs in a Xen PV domain.
+
+    By the kernel's own `xen_domain_type` (include/xen/xen.h: XEN_NATIVE 0, XEN_PV_DOMAIN 1, XEN_HVM_DOMAIN 2, which PVH is
+    too); a kernel without CONFIG_XEN has no such symbol. /sys/hypervisor/type says "xen" of all domains.
+    """
+    at = symbols.address("xen_domain_type")
+    return at is not None and kcore.read_u64(at) & 0xFFFF_FFFF == 1
 
 
 def physical_mask(kcore: Kcore, symbols: Kallsyms) -> int:
