@@ -18,6 +18,7 @@ from collect.host import possible_cpus
 from collect.page_ring import PageRings, ring_chunks
 from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features
 from collect.records import LOSSES, RINGS
+from collect.region_probes import region_probes
 from collect.ring import Ring
 from collect.source import source
 from collect.syscalls import has_atomic_fetch, recursion_misses
@@ -139,7 +140,12 @@ class Program:
         the ROX cache only; whether one of their frees went unseen, the recorder finds out from the page tables.
         """
         n = {name: n - self._before[name] for name, n in self._lost_until_now().items()}
-        stood_in = {"changes": n["kprobe_only"], "splits": n["splits_rescued"], "pages": n["rescued"]}
+        stood_in = {
+            "changes": n["kprobe_only"],
+            "splits": n["splits_rescued"],
+            "regions": n["regions_rescued"],
+            "pages": n["rescued"],
+        }
         return {group: max(0, n[f"{group}_programs_not_run"] - stood_in.get(group, 0)) for group in GROUPS}
 
     def _lost_until_now(self) -> dict[str, int]:
@@ -150,6 +156,9 @@ class Program:
         lost["kprobe_only"] = sum(self._bpf["kprobe_only"][ctypes.c_int(0)]) if self._changes else 0
         reported, met = (sum(self._splits_by_kprobe[ctypes.c_int(i)]) if self._splits_by_kprobe else 0 for i in (0, 1))
         lost["splits_rescued"] = reported - met
+        spares = self._bpf["region_spares"] if self._changes else None
+        by_kprobe, met, exits = (sum(spares[ctypes.c_int(i)]) if spares else 0 for i in range(3))
+        lost["regions_rescued"] = by_kprobe - met + exits
         lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
         return lost
 
@@ -177,7 +186,8 @@ class Program:
         self._bpf.cleanup()
 
     def _attach_kprobes(self, features: Features) -> bool:
-        """The second pair of programs at the choke point; False where it is not needed or does harm.
+        """The second pair of programs at the choke point and at the regions' functions; False where it is not needed or
+        does harm.
 
         Not needed where the kernel does not guard trampolines against recursion (before 5.12: no count of misses).
         Harm: a kretprobe hides the caller from stacks, until the unwinder learned to look behind it (5.16, "x86/unwind:
@@ -192,6 +202,12 @@ class Program:
                 self._bpf.attach_kprobe(event=FLUSH, fn_name=SPLIT_KPROBE)
         if not features.unwinds_kretprobes:
             return False
+        for probe in region_probes(features):
+            if probe.has_spare:
+                with contextlib.suppress(Exception):
+                    self._bpf.attach_kprobe(event=probe.function, fn_name=f"spare_enter_{probe.function}")
+                    if probe.leave:
+                        self._bpf.attach_kretprobe(event=probe.function, fn_name=f"spare_leave_{probe.function}")
         try:
             self._bpf.attach_kprobe(event=CHOKE_POINT, fn_name=entry)
             self._bpf.attach_kretprobe(event=CHOKE_POINT, fn_name=exit_)

@@ -73,9 +73,6 @@ static __always_inline void emit_array(u64 call_id, u64 pages, u64 n_pages)
 	lose(LOST_ARRAY);
 }
 
-#define BY_KPROBE 1
-#define BY_FENTRY 2
-
 // Calls that fentry did not see, counted at their exit.
 BPF_PERCPU_ARRAY(kprobe_only, u64, 1);
 

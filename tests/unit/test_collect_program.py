@@ -349,7 +349,9 @@ def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.Monkey
     groups = [f"{group}_programs_not_run" for group in program.GROUPS]
     loaded = program.Program.__new__(program.Program)
     loaded._all_pages, loaded.page_rings = False, None
-    loaded._before = dict.fromkeys([*program.LOSSES, *groups, "kprobe_only", "splits_rescued", "rescued"], 1)
+    loaded._before = dict.fromkeys(
+        [*program.LOSSES, *groups, "kprobe_only", "splits_rescued", "regions_rescued", "rescued"], 1
+    )
     now = loaded._before | {"pages_programs_not_run": 6, "rescued": 4, "changes_programs_not_run": 5, "kprobe_only": 3}
     monkeypatch.setattr(program.Program, "_lost_until_now", lambda self: now)
     assert {name: n for name, n in loaded.losses().items() if n} == {"changes_programs_not_run": 2}
@@ -372,6 +374,8 @@ def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.Monkey
         ("kretfunc__vmlinux__arch_add_memory", "exits"),
         ("kprobe_change_entry", "spare"),
         ("kprobe_split", "spare"),
+        ("spare_enter_execmem_alloc", "spare"),
+        ("spare_leave_bpf_prog_pack_alloc", "spare"),
         ("first_mm_page_alloc", "pages"),
         ("spare_mm_page_free", "spare"),
         ("kfunc__vmlinux__vfree", "vfree"),
@@ -381,3 +385,38 @@ def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.Monkey
 )
 def test_what_a_program_that_did_not_run_would_have_recorded(name: str, group: str) -> None:
     assert program._group(name) == group
+
+
+def spares(text: str) -> dict[str, str]:
+    return dict(
+        re.findall(r"^int (spare_(?:enter|leave)_\w+)\(unsigned long long \*ctx\) \{(.*)\}$", text, re.MULTILINE)
+    )
+
+
+def test_a_spare_stands_at_every_function_of_the_regions_but_vfree(kernel: str, tmp_path: Path) -> None:
+    features = probed(tmp_path, KERNELS[kernel])
+    text = source(features, pages="none")
+    at_entry = {name.removeprefix("entry ") for name in stubs(text) if name.startswith("entry ")}
+    at_exit = {name.removeprefix("exit ") for name in stubs(text) if name.startswith("exit ")}
+    others = {CHOKE_POINT, "flush_tlb_all", "collapse_large_pages", "arch_add_memory", "arch_remove_memory", "vfree"}
+    found = spares(text)
+    assert {name.removeprefix("spare_enter_") for name in found if "_enter_" in name} == at_entry - others
+    assert {name.removeprefix("spare_leave_") for name in found if "_leave_" in name} == at_exit - others
+
+
+def test_a_spare_does_what_the_program_it_stands_in_for_does(tmp_path: Path) -> None:
+    text = source(probed(tmp_path, KERNELS["6.1"]), pages="none")
+    first, spare = stubs(text), spares(text)
+    for name in ("bpf_prog_pack_alloc", "module_memfree", "secretmem_fault", "load_module"):
+        [number] = re.findall(r"first_at_entry\((\d+), BY_FENTRY, 1\)", first[f"entry {name}"])
+        assert f"first_at_entry({number}, BY_KPROBE, 1)" in spare[f"spare_enter_{name}"]
+        assert f"first_at_exit({number}, BY_FENTRY)" in first[f"exit {name}"]
+        assert f"first_at_exit({number}, BY_KPROBE)" in spare[f"spare_leave_{name}"]
+    # bpf_prog_pack_alloc(u32 size, ...): half of its register; at its exit no argument is left.
+    assert "u64 a0 = (u32)ctx[14]; region_alloc_enter(KIND_BPF_IMAGE, a0);" in spare["spare_enter_bpf_prog_pack_alloc"]
+    assert (
+        "u64 ret = ctx[10]; region_alloc_exit(ctx, TIER_ASKED, KIND_BPF_IMAGE, ret, top_size());"
+        in spare["spare_leave_bpf_prog_pack_alloc"]
+    )
+    assert "first_at_entry" in first["entry bpf_prog_pack_free"]
+    assert "spare_leave_bpf_prog_pack_free" not in spare
