@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from collect.interning import Interning
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE
 from collect.pagetables import frames_of, normalise
@@ -56,16 +57,9 @@ class RowMaker:
     """
 
     def __init__(self, symbols: Kallsyms, page_offset: int, max_pfn: int, vmemmap: int, physical_mask: int) -> None:
-        self._symbols = symbols
+        self._names = Interning(symbols)
         self._page_offset, self.max_pfn = page_offset, max_pfn
         self._vmemmap, self._mask = vmemmap, physical_mask
-        self._strings: dict[bytes, int] = {b"": 0}
-        self._stacks: dict[bytes, int] = {}
-        self._new_strings: list[tuple[int, str]] = [(0, "")]
-        self._new_stacks: list[tuple[int, U64]] = []
-        # Stacks whose event was not drained yet, with the keys that the events will name.
-        self._keys = np.empty(0, np.uint64)
-        self._ids = np.empty(0, np.uint32)
         # Parts whose call or region was not drained yet: they are written first, so a tick may end between the two.
         self._array_parts: Records = np.empty(0, ARRAY)
         self._frame_parts: Records = np.empty(0, FRAMES)
@@ -81,7 +75,7 @@ class RowMaker:
     def tables(self, batch: Batch) -> dict[str, pa.Table]:
         """Rows of every table that the records of one tick make, `strings` and `stacks` included."""
         rings = {name: np.concatenate(parts) for name, parts in batch.items() if parts}
-        self._take_stacks(rings["stack_ring"])
+        self._names.take_stacks(rings["stack_ring"])
         arrays = np.concatenate([self._array_parts, rings["array_ring"]])
         frames = np.concatenate([self._frame_parts, rings["frames_ring"]])
         calls, self._held_calls = self._hold(rings["change_ring"], self._held_calls, self._lacks_chunks, arrays)
@@ -93,23 +87,16 @@ class RowMaker:
         made_now = regions["region_id"][regions["event"] == RegionEvent.ALLOC]  # one held may be freed before its rows
         self._frame_parts = _unclaimed(frames, "region_id", made_now)
         self._told = _unclaimed(self._told, "region_id", made_now)
-        self._forget_stacks()
-        made["stacks"] = self._stack_rows()
-        made["strings"] = pa.table(
-            [
-                pa.array([number for number, _ in self._new_strings], pa.uint32()),
-                pa.array([text for _, text in self._new_strings], pa.string()),
-            ],
-            schema=TABLES["strings"],
-        )
-        self._new_strings = []
+        self._names.forget_stacks()
+        made["stacks"] = self._names.stack_rows()
+        made["strings"] = self._names.string_rows()
         return made
 
     def _hold(
         self, fresh: Records, held: Records, lacks: Callable[[Records, Records], Mask], parts: Records
     ) -> tuple[Records, Records]:
         """Records to make rows of now (those held back before, and whole ones), and those to hold back."""
-        waits = (fresh["stack_key"] != 0) & (self._stack_ids(fresh["stack_key"]) == 0)
+        waits = (fresh["stack_key"] != 0) & (self._names.stack_ids(fresh["stack_key"]) == 0)
         waits = waits | lacks(fresh, parts)
         return np.concatenate([held, fresh[~waits]]), fresh[waits]
 
@@ -127,67 +114,6 @@ class RowMaker:
         backing: Mask = (regions["event"] == RegionEvent.ALLOC) & (regions["tier"] == Tier.BACKING)
         lacking: Mask = backing & (covered < within + regions["n_bytes"])
         return lacking
-
-    def _string_ids(self, names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint32]:
-        distinct, inverse = np.unique(names, return_inverse=True)
-        ids = np.empty(len(distinct), np.uint32)
-        for i, name in enumerate(distinct.tolist()):
-            if name not in self._strings:
-                self._strings[name] = len(self._strings)
-                self._new_strings.append((self._strings[name], name.decode(errors="replace")))
-            ids[i] = self._strings[name]
-        return ids[inverse]
-
-    def _take_stacks(self, records: Records) -> None:
-        if len(records) == 0:
-            return
-        ips = records["ip"].copy()
-        depth = np.maximum(records["n_bytes"], 0) // 8
-        ips[np.arange(ips.shape[1])[None, :] >= depth[:, None]] = 0
-        distinct, inverse = np.unique(ips.view(np.dtype((np.void, ips.shape[1] * 8))).ravel(), return_inverse=True)
-        ids = np.empty(len(distinct), np.uint32)
-        for i, raw in enumerate(distinct):
-            key = raw.tobytes()
-            if key not in self._stacks:
-                self._stacks[key] = len(self._stacks) + 1
-                frames = np.frombuffer(key, np.uint64)
-                self._new_stacks.append((self._stacks[key], frames[frames != 0]))
-            ids[i] = self._stacks[key]
-        keys = np.concatenate([self._keys, records["key"]])
-        self._ids = np.concatenate([self._ids, ids[inverse]])
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._ids = keys[order], self._ids[order]
-
-    def _stack_ids(self, keys: U64) -> npt.NDArray[np.uint32]:
-        if len(self._keys) == 0:
-            return np.zeros(len(keys), np.uint32)
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[at] == keys, self._ids[at], 0).astype(np.uint32)
-
-    def _forget_stacks(self) -> None:
-        # An event follows its stack at once; two ticks' worth of the newest keys is more than enough.
-        keep = 4096
-        self._keys, self._ids = self._keys[-keep:], self._ids[-keep:]
-
-    def _stack_rows(self) -> pa.Table:
-        if not self._new_stacks:
-            return TABLES["stacks"].empty_table()
-        addresses = np.unique(np.concatenate([frames for _, frames in self._new_stacks]))
-        names = self._symbols.names(addresses)
-        core = self._symbols.is_core_text(addresses)
-        if any(name == "?" for name, ours in zip(names, core.tolist(), strict=True) if not ours):
-            self._symbols.reread()
-            names = self._symbols.names(addresses)
-        table = dict(zip(addresses.tolist(), names, strict=True))
-        rows = [(number, trim([table[ip] for ip in frames.tolist()])) for number, frames in self._new_stacks]
-        self._new_stacks = []
-        return pa.table(
-            [
-                pa.array([number for number, _ in rows], pa.uint32()),
-                pa.array([frames for _, frames in rows], TABLES["stacks"].field("frames").type),
-            ],
-            schema=TABLES["stacks"],
-        )
 
     def _space(self, address: U64) -> npt.NDArray[np.uint8]:
         page = (address - np.uint64(self._page_offset)) >> np.uint64(12)
@@ -222,8 +148,8 @@ class RowMaker:
             "cpu": records["cpu"],
             "pid": records["pid"],
             "tgid": records["tgid"],
-            "comm_id": self._string_ids(records["comm"]),
-            "stack_id": self._stack_ids(records["stack_key"]),
+            "comm_id": self._names.string_ids(records["comm"]),
+            "stack_id": self._names.stack_ids(records["stack_key"]),
             "space": space,
             "address": np.where(array_call, np.uint64(0), records["address"]),
             "pfn": self._pfns(records["address"], space, records["entry_first"], records["level_first"]),
@@ -301,9 +227,9 @@ class RowMaker:
             "cpu": records["cpu"],
             "pid": records["pid"],
             "tgid": records["tgid"],
-            "comm_id": self._string_ids(records["comm"]),
-            "name_id": self._string_ids(records["name"]),
-            "stack_id": self._stack_ids(records["stack_key"]),
+            "comm_id": self._names.string_ids(records["comm"]),
+            "name_id": self._names.string_ids(records["name"]),
+            "stack_id": self._names.stack_ids(records["stack_key"]),
             "address": records["address"],
             "n_bytes": records["n_bytes"],
             "map_level": records["map_level"],
@@ -379,15 +305,6 @@ class RowMaker:
             "stack_id": np.zeros(m, np.uint32),
         }
         return pa.concat_tables([seen, _table("pages", columns)])
-
-
-def trim(frames: list[str]) -> list[str]:
-    """A stack without our own probes' frames: neither the programs nor the trampolines that call them."""
-    kept = [name for name in frames if name != "?" and not name.startswith(("bpf_trampoline_", "__bpf_prog_"))]
-    for i, name in enumerate(kept):
-        if not name.endswith("[bpf]"):
-            return kept[i:]
-    return kept
 
 
 def _table(name: str, columns: dict[str, Any]) -> pa.Table:

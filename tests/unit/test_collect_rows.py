@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from collect.interning import trim
 from collect.kallsyms import Kallsyms
 from collect.records import ARRAY, CHANGE, CHUNK, FRAMES, PAGE, REGION, SPLIT, STACK
-from collect.rows import MAX_UNCLAIMED, RowMaker, trim
+from collect.rows import MAX_UNCLAIMED, RowMaker
 from collect.schema import (
     NO_PFN,
     SCOPE_SPLIT,
