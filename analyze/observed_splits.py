@@ -32,7 +32,7 @@ class ObservedSplits:
         observed: whether the trace can hold any: not where its format is older than the table, or the probe was missing.
         ts_ns, pfn, level: when, the page in work, the Level that was split (3: 1G to 2M, 2: 2M to 4K).
         call_id, row: the call, and its row of changes (-1: not in the trace).
-        n_elsewhere: splits of the kernel image's mapping and of vmalloc areas.
+        image_ts_ns, image_level: splits of the kernel image's own mapping: when, the Level that was split.
         left_row, left_pfn, left_level: those of calls that failed, by ascending row.
     """
 
@@ -42,7 +42,8 @@ class ObservedSplits:
     level: npt.NDArray[np.uint8]
     call_id: npt.NDArray[np.uint64]
     row: npt.NDArray[np.int64]
-    n_elsewhere: int
+    image_ts_ns: npt.NDArray[np.int64]
+    image_level: npt.NDArray[np.uint8]
     left_row: npt.NDArray[np.int64]
     left_pfn: npt.NDArray[np.int64]
     left_level: npt.NDArray[np.uint8]
@@ -83,6 +84,7 @@ def load_splits(trace: Trace, changes: Changes) -> ObservedSplits:
             raise TraceError(f"{where}: row {int(bad.argmax())} has {what}; copy the trace anew")
     order = np.argsort(columns["ts_ns"], kind="stable")
     mine = order[direct[order]]
+    image = order[(columns["space"] == Space.KERNEL_IMAGE)[order]]
     call_id = columns["call_id"][mine]
     pfn, level = columns["pfn"][mine].astype(np.int64), (columns["level"][mine] + 1).astype(np.uint8)
     row = _rows_of(call_id, changes)
@@ -98,7 +100,8 @@ def load_splits(trace: Trace, changes: Changes) -> ObservedSplits:
         level=level,
         call_id=call_id,
         row=row,
-        n_elsewhere=int((~direct).sum()),
+        image_ts_ns=columns["ts_ns"][image].astype(np.int64),
+        image_level=(columns["level"][image] + 1).astype(np.uint8),
         left_row=row[failed],
         left_pfn=pfn[failed],
         left_level=level[failed],

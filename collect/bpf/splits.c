@@ -62,14 +62,16 @@ static __always_inline int split_done(void *ctx, u8 by)
 	if (level == 3)		// what a split leaves is smaller
 		return 0;
 	if (by == BY_FENTRY && call->split_seen == (at | level)) {
+		call->split_seen = 0;
 		count_split(1);
 		return 0;
 	}
 	if (!is_split(ctx))
 		return 0;
-	call->split_seen = at | level;
-	if (by == BY_KPROBE)
+	if (by == BY_KPROBE) {
+		call->split_seen = at | level;
 		count_split(0);
+	}
 	record = split_ring.ringbuf_reserve(sizeof(*record));
 	if (!record) {
 		lose(LOST_SPLIT);
