@@ -1,7 +1,8 @@
 """Memory that comes and goes: entries that hotplug writes and clears, past the choke point.
 
 arch_add_memory picks the sizes of the entries in code that cannot be probed (arch/x86/mm/init_64.c,
-phys_pud_init and phys_pmd_init): it uses the largest that is aligned, up to the level that was seen at the first page.
+phys_pud_init and phys_pmd_init): it uses the largest that is aligned, up to the larger level of those that were seen at
+the first and the last page.
 That is the state until the range has been read again (snapshots of the moment HOTPLUG, `Reread`), which then holds.
 """
 

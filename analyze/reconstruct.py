@@ -150,7 +150,7 @@ def _apply(
         changes.columns["force_split"],
         changes.columns["has_pgd"],
         changes.columns["ret"],
-        changes.columns["level_first"],
+        np.maximum(changes.columns["level_first"], changes.columns["level_last"]),
         changes.columns["attrs_first"],
         changes.pfns,
         changes.pfns_start,

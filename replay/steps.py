@@ -50,7 +50,8 @@ class Steps:
         row: row of the changes table.
         pid: thread.
         entry_ns, exit_ns, pfn, n_pages, n_done, mask_set, mask_clr, force_split, has_pgd: as `analyze.rules` takes them.
-        seen_level, seen_attrs: the first page's entry that the probe saw afterwards (hotplug picks its own).
+        seen_level: the larger of the entries of the first and the last page that the probe saw afterwards.
+        seen_attrs: those of the first page's entry then (hotplug picks its own).
         mask_id: number of the pair of masks, for steps that change one whole page and nothing but attributes; else -1.
         page_first, page_owned: `page_owned[page_first[s] : page_first[s + 1]]` tells for each page asked for by step s
             which page of `Requests.pfn` it is, -1 for nobody's; a step without any owned page has no cell there.
@@ -124,7 +125,7 @@ def read_steps(changes: Changes, window: Window) -> Steps:
         mask_clr=changes.mask_clr[row],
         force_split=changes.force_split[row] != 0,
         has_pgd=changes.has_pgd[row] != 0,
-        seen_level=changes.level_first[row],
+        seen_level=np.maximum(changes.level_first[row], changes.level_last[row]),
         seen_attrs=changes.attrs_first[row],
         mask_id=_mask_ids(changes.mask_set[row], changes.mask_clr[row], one_page),
         page_first=np.zeros(len(row) + 1, np.int64),
