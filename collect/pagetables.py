@@ -86,13 +86,18 @@ class Walker:
         """1 GiB ranges up to the last one that has an entry, of the first `limit`: memory may be mapped that is no RAM
         (persistent memory) or that is not online (a DIMM that was added and waits), and /proc/kcore lists neither.
         """
-        last, table = 0, (-1, np.empty(0, np.uint64))
-        for gig in range(limit):
-            address = self._kcore.page_offset + (gig << 30)
-            if table[0] != address >> 39:
-                table = address >> 39, self._upper_table(address)
-            if len(table[1]) and table[1][address >> 30 & 511]:
-                last = gig + 1
+        last, at = 0, self._kcore.page_offset & ~((1 << 39) - 1)
+        end = self._kcore.page_offset + (limit << 30)
+        while at < end:
+            if self._kcore.paging_levels == 5 and not self._kcore.read_u64(self._kcore.top_pgt + (at >> 48 & 511) * 8):
+                at = (at | (1 << 48) - 1) + 1  # 256 TB at once: the area may span petabytes
+                continue
+            table = self._upper_table_at(at)
+            if table is not None:
+                gigs = (at - self._kcore.page_offset >> 30) + np.flatnonzero(self._kcore.table(table))
+                gigs = gigs[(gigs >= 0) & (gigs < limit)]
+                last = int(gigs.max()) + 1 if len(gigs) else last
+            at += 1 << 39
         return last
 
     def gigs(self, gigs: U64) -> Leaves:
@@ -145,11 +150,6 @@ class Walker:
         """The PUD entry that maps an address (1 GiB), 0 for a hole."""
         table = self._upper_table_at(address)
         return 0 if table is None else self._kcore.read_u64(table + (address >> 30 & 511) * 8)
-
-    def _upper_table(self, address: int) -> U64:
-        """The table of the PUD entries around an address; empty where there is none."""
-        table = self._upper_table_at(address)
-        return np.empty(0, np.uint64) if table is None else self._kcore.table(table)
 
     def _upper_table_at(self, address: int) -> int | None:
         table = self._kcore.top_pgt

@@ -312,3 +312,18 @@ def test_memory_that_kcore_does_not_list_is_found_by_its_entries(kcore: FakeKcor
     assert listed(walker.direct_map()) == LEAVES
     walker.reach(701 * GIG)
     assert listed(walker.direct_map()) == [*LEAVES, (700 * GIG, 3, RW)]
+
+
+def test_the_area_of_a_kernel_that_is_not_randomised_is_searched_in_few_reads(kcore: FakeKcore) -> None:
+    """32 PB with 5 levels, 64 TB with 4."""
+    reads = 0
+    read = kcore.read_u64
+
+    def counting(virtual: int) -> int:
+        nonlocal reads
+        reads += 1
+        return read(virtual)
+
+    kcore.read_u64 = counting  # type: ignore[method-assign]
+    assert kcore.walker().mapped_gigs(32 << 20 if kcore.paging_levels == 5 else 64 << 10) == 2
+    assert reads < 2000
