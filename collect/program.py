@@ -99,7 +99,7 @@ class Program:
             for role in (("first", "spare") if pages == "all" else ("first",))
             if pages != "none"
         ]
-        self.kprobes = changes and self._attach_kprobes(features)
+        self.stand_ins = self._attach_stand_ins(features) if changes else []
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"] if changes else {}
 
@@ -185,35 +185,33 @@ class Program:
             os.close(link)
         self._bpf.cleanup()
 
-    def _attach_kprobes(self, features: Features) -> bool:
-        """The second pair of programs at the choke point and at the regions' functions; False where it is not needed or
-        does harm.
+    def _attach_stand_ins(self, features: Features) -> list[str]:
+        """The second pair of programs at the choke point, at a split's flush and at the regions' functions; what was attached.
 
-        Not needed where the kernel does not guard trampolines against recursion (before 5.12: no count of misses).
-        Harm: a kretprobe hides the caller from stacks, until the unwinder learned to look behind it (5.16, "x86/unwind:
-        Recover kretprobe trampoline entry", whose symbol is kretprobe_find_ret_addr, or rethook's since 5.18).
+        None where they are not needed or do harm. Not needed where the kernel does not guard trampolines against recursion
+        (before 5.12: no count of misses). Harm: a kretprobe hides the caller from stacks, until the unwinder learned to look
+        behind it (5.16, "x86/unwind: Recover kretprobe trampoline entry", whose symbol is kretprobe_find_ret_addr, or
+        rethook's since 5.18).
         """
-        entry, exit_ = KPROBES
-        guarded = any(recursion_misses(function.fd) is not None for function in self._bpf.funcs.values())
-        if not guarded:
-            return False
-        if features.splits:
-            with contextlib.suppress(Exception):  # fentry does without, and counts what it misses
-                self._bpf.attach_kprobe(event=FLUSH, fn_name=SPLIT_KPROBE)
-        if not features.unwinds_kretprobes:
-            return False
-        for probe in region_probes(features):
-            if probe.has_spare:
-                with contextlib.suppress(Exception):
-                    self._bpf.attach_kprobe(event=probe.function, fn_name=f"spare_enter_{probe.function}")
-                    if probe.leave:
-                        self._bpf.attach_kretprobe(event=probe.function, fn_name=f"spare_leave_{probe.function}")
-        try:
-            self._bpf.attach_kprobe(event=CHOKE_POINT, fn_name=entry)
-            self._bpf.attach_kretprobe(event=CHOKE_POINT, fn_name=exit_)
-        except Exception:  # bcc raises bare Exception; fentry and fexit do without, and count what they miss
-            return False
-        return True
+        if all(recursion_misses(function.fd) is None for function in self._bpf.funcs.values()):
+            return []
+        wanted = [(FLUSH, SPLIT_KPROBE, "")] if features.splits else []
+        if features.unwinds_kretprobes:
+            wanted.append((CHOKE_POINT, *KPROBES))
+            for probe in region_probes(features):
+                if probe.has_spare:
+                    leave = f"spare_leave_{probe.function}" if probe.leave else ""
+                    wanted.append((probe.function, f"spare_enter_{probe.function}", leave))
+        attached = []
+        for function, enter, leave in wanted:
+            # bcc raises bare Exception; fentry and fexit do without, and count what they miss
+            with contextlib.suppress(Exception):
+                self._bpf.attach_kprobe(event=function, fn_name=enter)
+                attached.append(f"kprobe:{function}")
+                if leave:
+                    self._bpf.attach_kretprobe(event=function, fn_name=leave)
+                    attached[-1] = f"kprobe+kretprobe:{function}"
+        return attached
 
     def _attach_raw(self, bcc: ModuleType, program: str, tracepoint: str) -> int:
         function = self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT)

@@ -28,7 +28,7 @@ from collect.kcore import Kcore
 from collect.manifest import FORMAT
 from collect.memory_watch import MemoryWatch
 from collect.pagetables import Walker
-from collect.probes import CHOKE_POINT, Features, probe_features
+from collect.probes import Features, probe_features
 from collect.program import Program
 from collect.records import CHANGE, CHUNK
 from collect.rows import Batch, RowMaker
@@ -169,8 +169,7 @@ class Recorder:
         self._save(walk_once(self._walker), Moment.BEFORE_ATTACH)
         self._program = Program(self._features, self._constants, pages=self._pages)
         try:
-            if self._program.kprobes:
-                self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
+            self._manifest["probes"]["attached"] += self._program.stand_ins
             self._manifest["recorder"]["headers"] = self._program.headers
             self._symbols.reread()  # our own programs have names now, and can be left out of the stacks
             self._program.arm()
