@@ -133,6 +133,11 @@ class Program:
         """
         return self._missed()["pages"]
 
+    def only_stand_ins_saw(self) -> int:
+        """Entries and exits since `arm`, of changes, splits and regions, that a kprobe saw and fentry or fexit did not."""
+        now = self._lost_until_now()
+        return sum(now[name] - self._before[name] for name in ("kprobe_only", "splits_rescued", "regions_rescued"))
+
     def _missed(self) -> dict[str, int]:
         """Times that neither a program nor the one that stands in for it was run, by group, since `arm`.
 

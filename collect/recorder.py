@@ -266,6 +266,7 @@ class Recorder:
         if losses is not None:
             counters |= {f"lost/{name}": lost for name, lost in losses.items()}
             counters["recorder/page_programs_not_run"] = self._program.page_programs_not_run()
+            counters["recorder/only_stand_ins_saw"] = max(0, self._program.only_stand_ins_saw())
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 
     def _losses(self) -> dict[str, int]:
