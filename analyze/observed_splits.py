@@ -16,7 +16,7 @@ import pandas as pd
 from analyze.changes import MAX_TS, Changes
 from analyze.directmap import FRAME, GIGA, Window
 from collect.errors import TraceError
-from collect.schema import LEAF_PAGES, TABLES_SINCE, Level, Space
+from collect.schema import LEAF_PAGES, TABLES_SINCE, ChangeKind, Level, Space
 from collect.trace import Trace
 
 __all__ = ["ObservedSplits", "SplitDifference", "compare_splits", "load_splits"]
@@ -33,7 +33,8 @@ class ObservedSplits:
         ts_ns, pfn, level: when, the page in work, the Level that was split (3: 1G to 2M, 2: 2M to 4K).
         call_id, row: the call, and its row of changes (-1: not in the trace).
         image_ts_ns, image_level: splits of the kernel image's own mapping: when, the Level that was split.
-        left_row, left_pfn, left_level: those of calls that failed, by ascending row.
+        left_row, left_pfn, left_level: those above the page at which a call failed, by ascending row: the rules know only
+            of the pages that it completed.
     """
 
     observed: bool
@@ -88,7 +89,7 @@ def load_splits(trace: Trace, changes: Changes) -> ObservedSplits:
     call_id = columns["call_id"][mine]
     pfn, level = columns["pfn"][mine].astype(np.int64), (columns["level"][mine] + 1).astype(np.uint8)
     row = _rows_of(call_id, changes)
-    failed = np.flatnonzero((row >= 0) & (changes.columns["ret"][row] != 0)) if len(changes) else np.empty(0, np.int64)
+    failed = np.flatnonzero((row >= 0) & (_failed_page(changes)[row] == pfn))
     failed = failed[np.argsort(row[failed], kind="stable")]
     attached = trace.manifest["probes"].get("attached")
     return ObservedSplits(
@@ -139,6 +140,16 @@ def compare_splits(
         .agg({"rebuilt": "sum", "observed": "sum", "call_id": "first"})
     )
     return SplitDifference(len(seen), leaves[leaves["rebuilt"] != leaves["observed"]].reset_index(drop=True))
+
+
+def _failed_page(changes: Changes) -> npt.NDArray[np.int64]:
+    """The page at which each call failed; -1 where it did not, and for -1 as an index."""
+    arrays = changes.pfns_start[1:] > changes.pfns_start[:-1]
+    page = changes.first_pfn + changes.n_done
+    at = np.minimum(changes.pfns_start[:-1] + changes.n_done, np.maximum(changes.pfns_start[1:] - 1, 0))
+    page[arrays] = changes.pfns[at[arrays]]
+    failed = (changes.columns["kind"] == ChangeKind.CPA) & (changes.columns["ret"] != 0) & changes.direct
+    return np.append(np.where(failed, page, -1), -1)
 
 
 def _rows_of(call_id: npt.NDArray[np.uint64], changes: Changes) -> npt.NDArray[np.int64]:
