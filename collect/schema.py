@@ -209,7 +209,9 @@ TABLES: dict[str, pa.Schema] = {
         ("pid", _u32),  # thread
         ("tgid", _u32),  # process
         ("comm_id", _u32),  # strings
-        ("stack_id", _u32),  # stacks; 0 for a nested call: its parent's holds
+        # stacks; 0 for a nested call: its parent's holds. Another user's call, made in the reclaim of a split's
+        # allocation, is nested and has its own.
+        ("stack_id", _u32),
         ("space", _u8),  # Space of `address`
         ("address", _u64),  # first address, bit 63 set (decoy addresses are normalised); 0 for a pages array
         ("pfn", _u64),  # of the first page, from the page tables; NO_PFN where nothing is mapped
