@@ -36,7 +36,8 @@ class Attribution:
 
     Attributes:
         change_user: uint8 `User` per row of changes.
-        change_root: int64 per row: the row of the outermost call it is nested in (itself for a primary one).
+        change_root: int64 per row: the row of the outermost call it is nested in (itself for a primary one, and for one
+            made in the reclaim of another's allocation).
         change_stack: uint32 per row: the stack of that call; 0 for none.
         change_name: object per row: module or program whose memory it changed, "" where not known.
         splits: `Rebuild.splits` and user (name), comm, pid, tgid, stack_id, name.
@@ -69,7 +70,7 @@ def attribute(trace: Trace, rebuilt: Rebuild) -> Attribution:
     stacks = Stacks(trace)
     user_of_stack = users_of_stacks(stacks)
     owners = RegionOwners(trace, stacks, user_of_stack)
-    root = _roots(columns["call_id"], columns["parent_id"])
+    root = _roots(columns["call_id"], columns["parent_id"], columns["stack_id"])
     stack = np.where(columns["stack_id"] != 0, columns["stack_id"], columns["stack_id"][root])
     region = _regions(rebuilt, root, owners)
     recorder = trace.manifest["recorder"].get("tgid")
@@ -108,14 +109,19 @@ def users_of_stacks(stacks: Stacks) -> npt.NDArray[np.uint8]:
     return users
 
 
-def _roots(call_id: npt.NDArray[np.uint64], parent_id: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Row of the outermost recorded call around each row."""
+def _roots(
+    call_id: npt.NDArray[np.uint64], parent_id: npt.NDArray[np.uint64], stack_id: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.int64]:
+    """Row of the outermost recorded call around each row that is of the same user's making.
+
+    A nested call with a stack of its own is another user's, made in the reclaim of a split's allocation.
+    """
     rows = np.arange(len(call_id))
     if not len(rows):
         return rows
     order = np.argsort(call_id, kind="stable")
     at = np.minimum(np.searchsorted(call_id[order], parent_id), len(order) - 1)
-    found = (call_id[order][at] == parent_id) & (parent_id != 0)
+    found = (call_id[order][at] == parent_id) & (parent_id != 0) & (stack_id == 0)
     parent = np.where(found, order[at], rows)
     root = parent
     for _ in range(_MAX_DEPTH):

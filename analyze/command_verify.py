@@ -49,6 +49,7 @@ def _lines(found: Verification) -> list[str]:
         f"  rules     {counted(found.n_direct, 'direct-map change')}: {found.rule_count:,} unlike what the probe saw",
         *([f"            {ambiguous:,} more overlap another change and decide nothing"] if ambiguous else []),
         *_counter_lines(found.splits),
+        _observed_line(found),
         f"  lost      {counted(found.lost_events, 'event')}, {counted(found.unfinished, 'unfinished call')}",
         *[f"            {n:,} {clean(name)}" for name, n in found.lost.items()],
     ]
@@ -64,6 +65,14 @@ def _lines(found: Verification) -> list[str]:
                 f"  {text:<17} {splits[Level.M2]:,} x 2M and {splits[Level.G1]:,} x 1G split, not part of the recording"
             )
     return lines
+
+
+def _observed_line(found: Verification) -> str:
+    if found.observed is None:
+        return "            not observed one by one (no such probe, or a trace of format 1)"
+    differ = len(found.observed.differ)
+    agree = "DISAGREES, see below" if differ else "each as rebuilt"
+    return f"            {found.observed.observed:,} observed one by one: {agree}"
 
 
 def _counter_lines(splits: dict[Level, SplitCount]) -> list[str]:
@@ -87,6 +96,11 @@ def _differences(found: Verification) -> list[str]:
         for pfn, n, level, attrs, seen_level, seen_attrs in found.difference.listed[:MAX_SHOWN].tolist():
             lines.append(f"  pfn {pfn:#x}, {counted(n, 'page')}: rebuilt level {level} attrs {attrs:#x},")
             lines.append(f"      snapshot level {seen_level} attrs {seen_attrs:#x}")
+    if found.observed is not None:
+        for leaf in found.observed.differ.head(MAX_SHOWN).itertuples(index=False):
+            size = "1G" if leaf.level == Level.G1 else "2M"
+            lines.append(f"  {size} entry of pfn {leaf.pfn:#x}: split {leaf.rebuilt} x by our rules,")
+            lines.append(f"      observed {leaf.observed} x (call {leaf.call_id})")
     wrong = found.rules[~found.rules["ambiguous"]].head(MAX_SHOWN)
     for row in wrong.itertuples(index=False):
         lines.append(f"  call {row.call_id}, pfn {row.page:#x}, {_WHEN[str(row.when)]}:")

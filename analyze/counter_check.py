@@ -118,7 +118,7 @@ def _count(
         high=_high_mapping(rebuilt, level, first, last),
         decoys=int(decoy_stack.sum()),
         counted=counted,
-        countable=_countable(rebuilt.trace, first) if level == Level.G1 else None,
+        countable=_countable(rebuilt, first) if level == Level.G1 else None,
         slack=int(slack.sum()) + unseen,
     )
 
@@ -142,9 +142,13 @@ def _margin(rebuilt: Rebuild, level: Level, rows: npt.NDArray[np.int64]) -> int:
     return int(((blocks["before"] >= level) & (blocks["after"] < level) & (blocks["after"] > 0)).sum())
 
 
-def _countable(trace: Trace, at_ns: int) -> int | None:
-    """1G entries by /proc/meminfo at a time. Splits never add to them (nor is that so of 2M entries)."""
-    ts, kilobytes = counter(trace, "meminfo/DirectMap1G")
+def _countable(rebuilt: Rebuild, at_ns: int) -> int | None:
+    """1G entries by /proc/meminfo at a time. Splits never add to them (nor is that so of 2M entries), but new memory may."""
+    columns = rebuilt.changes.columns
+    added = columns["kind"] == ChangeKind.HOTPLUG_ADD
+    if ((columns["level_first"][added] == Level.G1) | (columns["level_last"][added] == Level.G1)).any():
+        return None
+    ts, kilobytes = counter(rebuilt.trace, "meminfo/DirectMap1G")
     at = int(np.searchsorted(ts, at_ns, "right")) - 1
     return int(kilobytes[max(at, 0)]) >> 20 if len(ts) else None
 
@@ -177,7 +181,11 @@ def _unseen_frames(
 
 
 def _high_mapping(rebuilt: Rebuild, level: Level, first: int, last: int) -> int:
-    """Splits in the kernel's high mapping, by what the probe saw: a block whose level fell below `level`."""
+    """Splits in the kernel's high mapping: as observed, else by what the probe saw: a block whose level fell below `level`."""
+    seen_done = rebuilt.observed
+    if seen_done.observed:
+        within = (seen_done.image_ts_ns > first) & (seen_done.image_ts_ns < last)
+        return int((within & (seen_done.image_level == level)).sum())
     columns = rebuilt.changes.columns
     rows = np.flatnonzero(
         (columns["space"] == Space.KERNEL_IMAGE)

@@ -30,7 +30,7 @@ from analyze.entries import (
     attr_code,
     new_entries,
 )
-from analyze.rules import ATTRS_OVERFLOW, LOG_FULL, SplitLog, Window, change_range, new_log, no_window
+from analyze.rules import ATTRS_OVERFLOW, LOG_FULL, SplitLog, Window, change_range, new_log, no_window, split_leaf
 from analyze.runs import LOADED, OVERLAP, count_runs, load_runs, used_attrs, write_runs
 from collect.errors import TraceError
 from collect.schema import LEAF_PAGES, Level
@@ -155,6 +155,12 @@ class DirectMap:
         )
         raise_failure(got[0])
         return [(int(log.level[i]), int(log.pfn[i])) for i in range(log.n[0])]
+
+    def split(self, pfn: int, level: int) -> bool:
+        """Split the leaf of `level` (3 or 2) that maps a page; False where there is none."""
+        log = new_log(1)
+        raise_failure(split_leaf(self.entries, log, 0, 0, pfn, level))
+        return bool(log.n[0])
 
     @property
     def n_pages(self) -> int:

@@ -1,13 +1,18 @@
 """Memory that comes and goes: entries that hotplug writes and clears, past the choke point.
 
 arch_add_memory picks the sizes of the entries in code that cannot be probed (arch/x86/mm/init_64.c,
-phys_pud_init and phys_pmd_init): it uses the largest that is aligned, up to the level that was seen at the first page.
+phys_pud_init and phys_pmd_init): it uses the largest that is aligned, up to the larger level of those that were seen at
+the first and the last page.
+That is the state until the range has been read again (snapshots of the moment HOTPLUG, `Reread`), which then holds.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from analyze.directmap import DirectMap, Runs
 from analyze.entries import (
     FRAME,
     FRAME_SHIFT,
@@ -22,11 +27,60 @@ from analyze.entries import (
     split_giga,
 )
 from analyze.jit import kernel
-from collect.schema import Level
+from analyze.snapshots import SnapshotTable
+from collect.errors import TraceError
+from collect.schema import LEAF_PAGES, Level, Moment, Space
+from collect.trace import Trace
 
-__all__ = ["add_range", "remove_range"]
+__all__ = ["Reread", "add_range", "read_again", "remove_range"]
 
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
+
+
+@dataclass
+class Reread:
+    """What one reading found of pages where memory had come or gone: rows of a snapshot, holes among them (level 0)."""
+
+    ts_ns: int
+    runs: Runs
+    n_pages: int
+    where: str
+
+    def put_into(self, state: DirectMap) -> None:
+        """Make it the state of these pages, whatever that was. Raises TraceError for rows that overlap."""
+        sizes = np.maximum(np.array(LEAF_PAGES, np.int64)[self.runs.level], 1)
+        for first, n in zip(self.runs.pfn.tolist(), (self.runs.n_leaves * sizes).tolist(), strict=True):
+            remove_range(state.entries, first, n)
+        mapped = self.runs.level > 0
+        try:
+            pfn, level, n_leaves, attrs = self.runs
+            state.load(pfn[mapped], level[mapped], n_leaves[mapped], attrs[mapped])
+        except TraceError as error:
+            raise TraceError(f"{self.where}: {error}") from None
+
+
+def read_again(trace: Trace, table: SnapshotTable) -> list[Reread]:
+    """Every reading of a range where memory came or went, in order of time. Raises TraceError for rows outside memory."""
+    columns = table.columns
+    mine = (columns["moment"] == Moment.HOTPLUG) & (columns["space"] == Space.DIRECT_MAP)
+    where = f"{trace.path}: snapshot HOTPLUG"
+    end = -(-trace.manifest["memory"]["max_pfn"] // GIGA) * GIGA
+    pfn, level, n = (columns[name][mine] for name in ("pfn", "level", "n_leaves"))
+    bad = (level > max(Level)) | (pfn >= end) | (n > end)
+    if not bad.any():
+        size = np.maximum(np.array(LEAF_PAGES, np.uint64)[level], np.uint64(1))
+        bad = pfn + n * size > np.uint64(end)
+    if bad.any():
+        raise TraceError(f"{where}: row {int(bad.argmax())} does not fit memory; copy the trace anew")
+    ts = columns["ts_ns"][mine].astype(np.int64)
+    parts = []
+    for moment in np.unique(ts):
+        at = ts == moment
+        runs = Runs(
+            pfn[at].astype(np.int64), level[at].astype(np.uint8), n[at].astype(np.int64), columns["attrs"][mine][at]
+        )
+        parts.append(Reread(int(moment), runs, int((n[at] * size[at]).sum()), where))
+    return parts
 
 
 @kernel

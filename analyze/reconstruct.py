@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,10 @@ import pandas as pd
 from analyze.changes import Changes, load_changes
 from analyze.directmap import FRAME, GIGA, DirectMap, SplitLog, Window, new_log, raise_failure
 from analyze.entries import Entries, collapse_frame, collapse_giga, entry_at
-from analyze.hotplug import add_range, remove_range
+from analyze.hotplug import Reread, add_range, read_again, remove_range
 from analyze.jit import kernel
-from analyze.rules import change_range
+from analyze.observed_splits import ObservedSplits, load_splits
+from analyze.rules import change_range, split_leaf
 from analyze.snapshots import Snapshot, SnapshotTable, load_snapshot
 from collect.errors import TraceError
 from collect.schema import ChangeKind, Level, Moment
@@ -57,6 +59,7 @@ class Rebuild:
         window: those times, per 2M frame.
         splits: one row per split in order of effect: row (of changes), ts_ns, pfn (of the leaf), page (that caused
             it), level (Level that was split: 3 or 2), attrs (of the leaf).
+        observed: splits that the probe saw as they were done.
         levels: leaf entries over time: ts_ns, k4, m2, g1; first at START, then after each change that altered them.
         prediction: what the rules said of each change.
     """
@@ -69,6 +72,7 @@ class Rebuild:
     final: DirectMap
     window: Window
     splits: pd.DataFrame
+    observed: ObservedSplits
     levels: pd.DataFrame
     prediction: Prediction
 
@@ -92,14 +96,53 @@ def rebuild(trace: Trace) -> Rebuild:
     final = start.map.copy()
     hi = end.read_to if end is not None else np.full(len(start.read_from), np.iinfo(np.int64).max)
     window = Window(start.read_from, hi)
-    log = new_log(_log_capacity(final, changes))
+    observed = load_splits(trace, changes)
+    reread = read_again(trace, table)
+    log = new_log(_log_capacity(final, changes) + sum(part.n_pages for part in reread) // FRAME * 2)
     prediction = _empty_prediction(len(changes))
-    altered, leaves = np.empty(len(changes), np.int64), np.empty((len(changes), 4), np.int64)
+    levels = [_Levels(np.array([start.ts_first]), final.entries.counts[:1].copy())]
+    begin = 0
+    for part, cut in [*zip(reread, _places(changes, reread), strict=True), (None, len(changes))]:
+        levels.append(_apply(final, log, window, changes, changes.order[begin:cut], observed, prediction))
+        begin = cut
+        if part is not None:
+            part.put_into(final)
+            levels.append(_Levels(np.array([part.ts_ns]), final.entries.counts[:1].copy()))
+    table_of_levels = _level_table(levels, start.ts_first)
+    return Rebuild(
+        trace, changes, start, end, table, final, window, _splits(log), observed, table_of_levels, prediction
+    )
+
+
+class _Levels(NamedTuple):
+    """Leaf entries by Level, shape (n, 4), at the times of a part of the trace."""
+
+    ts_ns: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+def _places(changes: Changes, reread: list[Reread]) -> list[int]:
+    """Where among the changes in order of effect each reading belongs: behind those that ended before it."""
+    exits = changes.exit_ns[changes.order]
+    return [int(np.searchsorted(exits, part.ts_ns, "right")) for part in reread]
+
+
+def _apply(
+    final: DirectMap,
+    log: SplitLog,
+    window: Window,
+    changes: Changes,
+    order: npt.NDArray[np.int64],
+    observed: ObservedSplits,
+    prediction: Prediction,
+) -> _Levels:
+    """Apply the changes of the rows in `order`; numbers of leaf entries after those that altered them."""
+    altered, leaves = np.empty(len(order), np.int64), np.empty((len(order), 4), np.int64)
     status = _apply_all(
         final.entries,
         log,
         window,
-        changes.order,
+        order,
         changes.direct,
         changes.columns["kind"],
         changes.columns["ts_ns"],
@@ -112,10 +155,13 @@ def rebuild(trace: Trace) -> Rebuild:
         changes.columns["force_split"],
         changes.columns["has_pgd"],
         changes.columns["ret"],
-        changes.columns["level_first"],
+        np.maximum(changes.columns["level_first"], changes.columns["level_last"]),
         changes.columns["attrs_first"],
         changes.pfns,
         changes.pfns_start,
+        observed.left_row,
+        observed.left_pfn,
+        observed.left_level,
         prediction.level_before,
         prediction.attrs_before,
         prediction.level_first,
@@ -127,8 +173,7 @@ def rebuild(trace: Trace) -> Rebuild:
         leaves,
     )
     raise_failure(min(status, 0))
-    levels = _levels(start, changes, altered[:status], leaves[:status])
-    return Rebuild(trace, changes, start, end, table, final, window, _splits(log), levels, prediction)
+    return _Levels(changes.exit_ns[altered[:status]], leaves[:status])
 
 
 def _log_capacity(state: DirectMap, changes: Changes) -> int:
@@ -155,11 +200,9 @@ def _splits(log: SplitLog) -> pd.DataFrame:
     return pd.DataFrame({name: getattr(log, name)[:n].copy() for name in names})
 
 
-def _levels(
-    start: Snapshot, changes: Changes, rows: npt.NDArray[np.int64], leaves: npt.NDArray[np.int64]
-) -> pd.DataFrame:
-    leaves = np.concatenate((start.map.entries.counts[:1], leaves))
-    ts = np.concatenate(([start.ts_first], np.maximum(changes.exit_ns[rows], start.ts_first)))
+def _level_table(parts: list[_Levels], first_ns: int) -> pd.DataFrame:
+    ts = np.maximum(np.concatenate([part.ts_ns for part in parts]), first_ns)
+    leaves = np.concatenate([part.counts for part in parts])
     return pd.DataFrame({"ts_ns": ts, "k4": leaves[:, K4], "m2": leaves[:, M2], "g1": leaves[:, G1]})
 
 
@@ -191,6 +234,9 @@ def _apply_all(
     seen_attrs: npt.NDArray[np.uint64],
     pfns: npt.NDArray[np.int64],
     pfns_start: npt.NDArray[np.int64],
+    left_row: npt.NDArray[np.int64],
+    left_pfn: npt.NDArray[np.int64],
+    left_level: npt.NDArray[np.uint8],
     level_before: npt.NDArray[np.uint8],
     attrs_before: npt.NDArray[np.uint64],
     level_first: npt.NDArray[np.uint8],
@@ -201,7 +247,10 @@ def _apply_all(
     altered: npt.NDArray[np.int64],
     leaves: npt.NDArray[np.int64],
 ) -> int:
-    """All direct-map changes in order of effect, and what the rules say before and after each.
+    """Direct-map changes in order of effect, and what the rules say before and after each.
+
+    A call that failed leaves what it has split (sm: split_large_page returns -ENOMEM, nothing is rolled back), also above
+    a page that it did not complete; which splits those are, only the probe saw (`left_row` ascends).
 
     Returns how many rows altered the numbers of leaf entries (they stand in `altered`, the numbers in `leaves`), or a
     failure (< 0).
@@ -233,6 +282,12 @@ def _apply_all(
                     if got[0] < 0:
                         return got[0]
                     n_changed[row] += got[2]
+                if ret[row] != 0:
+                    for i in range(np.searchsorted(left_row, row), np.searchsorted(left_row, row, "right")):
+                        if _inside(window, left_pfn[i], entry, leave):
+                            failed = split_leaf(m, log, row, leave, left_pfn[i], left_level[i])
+                            if failed < 0:
+                                return failed
             elif inside and kind[row] == _COLLAPSE:
                 if collapse_frame(m, first // FRAME) and ret[row] == 2:
                     collapse_giga(m, first // GIGA)

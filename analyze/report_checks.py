@@ -31,6 +31,7 @@ def checks(verification: dict[str, Any], manifest: dict[str, Any]) -> list[Check
         _pages(verification),
         _rules(verification),
         _counters(verification),
+        _observed(verification),
         _losses(verification, manifest),
         *_outside(verification),
         *_probes(manifest),
@@ -88,6 +89,22 @@ def _counters(verification: dict[str, Any]) -> Check:
         name if splits["agree"] else "The kernel's own counters do not agree",
         "good" if splits["agree"] else "bad",
         f"Found {found}; /proc/vmstat counted {splits_text(splits['counted_2m'], splits['counted_1g'])}, both between its first reading and its last{slack}.",
+    )
+
+
+def _observed(verification: dict[str, Any]) -> Check:
+    seen = verification["splits_observed"]
+    if seen is None:
+        return Check(
+            "Splits were not observed one by one",
+            "none",
+            "No probe saw them as they were done (a trace of format 1, or a kernel without it): the other checks stand alone.",
+        )
+    differ = seen["leaves_that_differ"]
+    return Check(
+        "Splits seen are not those rebuilt" if differ else "Each split was seen as it was done",
+        "bad" if differ else "good",
+        f"{seen['count']:,} seen at the moment they were done; {differ:,} entries were split another number of times by our rules.",
     )
 
 

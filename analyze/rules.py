@@ -29,7 +29,7 @@ from analyze.entries import (
 from analyze.jit import kernel, signed
 from collect.schema import Level, Pte
 
-__all__ = ["ATTRS_OVERFLOW", "LOG_FULL", "SplitLog", "Window", "change_range", "new_log", "no_window"]
+__all__ = ["ATTRS_OVERFLOW", "LOG_FULL", "SplitLog", "Window", "change_range", "new_log", "no_window", "split_leaf"]
 
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 
@@ -199,6 +199,24 @@ def _populate(m: Entries, page: int, rest: int, mask_set: np.uint64, mask_clr: n
         return FRAME
     open_slab(m, frame, 0)
     return 0
+
+
+@kernel
+def split_leaf(m: Entries, log: SplitLog, row: int, ts_ns: int, page: int, level: int) -> int:
+    """Split the leaf of `level` above a page, if it is one still. 0, or ATTRS_OVERFLOW or LOG_FULL."""
+    giga, frame = page >> GIGA_SHIFT, page >> FRAME_SHIFT
+    if level == G1 and m.giga_level[giga] == G1:
+        first, size, code = giga << GIGA_SHIFT, GIGA, signed(m.giga_code[giga])
+    elif level == M2 and m.giga_level[giga] == M2 and m.frame_level[frame] == M2:
+        first, size, code = frame << FRAME_SHIFT, FRAME, signed(m.frame_code[frame])
+    else:
+        return 0
+    old = m.attrs[code]
+    static = _in_rodata(m, first, size) and old & _P != _ZERO and old & _RW != _ZERO
+    done = split_giga(m, giga, static) if level == G1 else split_frame(m, frame, static)
+    if not done:
+        return ATTRS_OVERFLOW
+    return 0 if _log_split(log, row, ts_ns, first, page, level, old) else LOG_FULL
 
 
 @kernel

@@ -11,6 +11,7 @@ import pandas as pd
 from analyze.compare import Difference, compare
 from analyze.counter_check import SplitCount, check_counters
 from analyze.directmap import FRAME, DirectMap
+from analyze.observed_splits import SplitDifference, compare_splits
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.rule_check import rule_mismatches
 from analyze.snapshots import load_snapshot
@@ -32,6 +33,7 @@ class Verification:
         difference: rebuilt state (a) against the END snapshot (b); None where the trace has no END snapshot.
         rules: one row per page where prediction and observation differ (`analyze.rule_check.rule_mismatches`).
         splits: found and counted, by Level.
+        observed: splits as they were seen done against the rebuilt ones; None where they could not be seen.
         lost: losses by class, as the recorder counted them, and pages of arrays that it could not record.
         unfinished: calls whose return was not seen.
         orphans: nested calls whose parent is not in the trace.
@@ -43,6 +45,7 @@ class Verification:
     difference: Difference | None
     rules: pd.DataFrame
     splits: dict[Level, SplitCount]
+    observed: SplitDifference | None
     lost: dict[str, int]
     unfinished: int
     orphans: int
@@ -62,7 +65,7 @@ class Verification:
 
     @property
     def exact(self) -> bool:
-        """Nothing differs, nothing was lost, no call is unfinished, and the counters agree or do not exist."""
+        """Nothing differs, nothing was lost, no call is unfinished, the counters agree or do not exist, and so do splits."""
         return (
             self.difference is not None
             and self.difference.level == 0
@@ -70,6 +73,7 @@ class Verification:
             and self.rule_count == 0
             and self.lost_events == 0
             and self.unfinished == 0
+            and (self.observed is None or len(self.observed.differ) == 0)
             and all(count.agree is not False for count in self.splits.values())
         )
 
@@ -98,6 +102,7 @@ class Verification:
                 "slack": max(m2.slack, g1.slack) if agree is not None else 0,
                 "agree": agree,
             },
+            "splits_observed": self._observed(),
             "lost_events": self.lost_events,
             "losses": self.lost,
             "unfinished_calls": self.unfinished,
@@ -122,6 +127,19 @@ class Verification:
             return []
         return [dict(zip(names, row, strict=True)) for row in self.difference.listed[:MAX_JSON_ROWS].tolist()]
 
+    def _observed(self) -> dict[str, Any] | None:
+        """Null where splits were not observed."""
+        if self.observed is None:
+            return None
+        differ = self.observed.differ
+        shown = differ.head(MAX_JSON_ROWS)
+        columns = {name: shown[name].tolist() for name in shown.columns}
+        return {
+            "count": self.observed.observed,
+            "leaves_that_differ": len(differ),
+            "list": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
+        }
+
     def _rule_list(self) -> list[dict[str, Any]]:
         shown = self.rules[~self.rules["ambiguous"]].head(MAX_JSON_ROWS)
         columns = {name: shown[name].tolist() for name in shown.columns}
@@ -145,6 +163,7 @@ def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
         difference=difference,
         rules=rule_mismatches(rebuilt),
         splits=check_counters(rebuilt, stacks),
+        observed=compare_splits(rebuilt.splits, rebuilt.observed, rebuilt.changes, rebuilt.window),
         lost=lost,
         unfinished=int((cpa & (columns["has_exit"] == 0)).sum()),
         orphans=int(((columns["parent_id"] != 0) & ~np.isin(columns["parent_id"], columns["call_id"])).sum()),

@@ -93,6 +93,15 @@ class Btf:
         types = [self._words[proto + 4 + 2 * i] for i in range(n)] + [self._words[proto + 2]]
         return tuple(self._bytes(kind) for kind in types)
 
+    def parameters(self, function: str) -> tuple[str, ...] | None:
+        """Names of a function's parameters, in order; None if the function is unknown."""
+        at = self._by_name.get(function)
+        if at is None:
+            return None
+        proto = self._starts[self._words[at + 2]]
+        n = self._words[proto + 1] & 0xFFFF
+        return tuple(self._string(self._words[proto + 3 + 2 * i]) for i in range(n))
+
     def _bytes(self, type_id: int) -> int:
         """Size of a type; 0 for void, 8 for pointers."""
         while type_id:

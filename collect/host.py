@@ -15,12 +15,14 @@ from collect.kcore import KERNEL_IMAGE_BASE, Kcore
 __all__ = [
     "cpu_facts",
     "kernel_facts",
+    "kfence_pool",
     "lockdown",
     "memory_facts",
     "memory_without_page_tables",
     "physical_mask",
     "possible_cpus",
     "ram_ranges",
+    "xen_pv",
     "zone_ranges",
 ]
 
@@ -83,7 +85,15 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
-    """Memory map, paging levels, the frames of rodata (which may not become writable) and KFENCE's pool."""
+    """Memory map, paging levels, the frames of rodata (which may not become writable) and KFENCE's pool.
+
+    Raises HostError in a Xen PV domain.
+    """
+    if xen_pv(kcore, symbols):
+        raise HostError(
+            "a Xen PV domain: Xen keeps and rewrites this kernel's page tables by hypercall (arch/x86/xen/mmu_pv.c), past "
+            "every probe, so a recording would be wrong and is refused; record on bare metal, in an HVM or in a PVH domain"
+        )
     return {
         "max_pfn": kcore.max_pfn,
         "ranges": kcore.ranges,
@@ -91,7 +101,7 @@ def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
         "paging_levels": kcore.paging_levels,
         "physical_mask": physical_mask(kcore, symbols),
         "rodata": _rodata(kcore, symbols),
-        "kfence_pool": _kfence_pool(kcore, symbols),
+        "kfence_pool": kfence_pool(kcore, symbols),
     }
 
 
@@ -141,6 +151,16 @@ def zone_ranges(path: Path = Path("/proc/zoneinfo")) -> dict[str, tuple[int, int
     return found
 
 
+def xen_pv(kcore: Kcore, symbols: Kallsyms) -> bool:
+    """Whether this kernel runs in a Xen PV domain.
+
+    By the kernel's own `xen_domain_type` (include/xen/xen.h: XEN_NATIVE 0, XEN_PV_DOMAIN 1, XEN_HVM_DOMAIN 2, which PVH is
+    too); a kernel without CONFIG_XEN has no such symbol. /sys/hypervisor/type says "xen" of all domains.
+    """
+    at = symbols.address("xen_domain_type")
+    return at is not None and kcore.read_u64(at) & 0xFFFF_FFFF == 1
+
+
 def physical_mask(kcore: Kcore, symbols: Kallsyms) -> int:
     """The kernel's `physical_mask`: address bits of an entry, without the encryption bit (arch/x86/mm/pgtable.c)."""
     at = symbols.address("physical_mask")
@@ -167,7 +187,11 @@ def _rodata(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
     return [(address - KERNEL_IMAGE_BASE + base) >> 12 for address in (start, end)]
 
 
-def _kfence_pool(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+def kfence_pool(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+    """KFENCE's pool as [first_pfn, end_pfn), None where there is none (yet).
+
+    KFENCE_POOL_SIZE (include/linux/kfence.h) is (CONFIG_KFENCE_NUM_OBJECTS + 1) * 2 pages; no parameter changes it.
+    """
     at = symbols.address("__kfence_pool")
     address = kcore.read_u64(at) if at is not None else 0
     if not address:

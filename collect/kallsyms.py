@@ -11,6 +11,8 @@ from collect.errors import HostError
 
 __all__ = ["Kallsyms"]
 
+PAGE_BYTES = 4096
+
 
 DIGITS = 16
 _VALUE = np.zeros(256, np.uint64)
@@ -59,6 +61,14 @@ class Kallsyms:
             return None
         start = self._text_bytes.rfind(b"\n", 0, at) + 1
         return int(self._text_bytes[start : start + DIGITS], 16)
+
+    def extent(self, name: str) -> tuple[int, int] | None:
+        """Where a symbol of the kernel proper begins and the next one does, or None."""
+        begin = self.address(name)
+        if begin is None:
+            return None
+        after = int(np.searchsorted(self._addresses, np.uint64(begin), side="right"))
+        return begin, int(self._addresses[after]) if after < len(self._addresses) else begin + PAGE_BYTES
 
     def __contains__(self, name: str) -> bool:
         return self.address(name) is not None

@@ -28,6 +28,9 @@ NO_ADDRESS = 0xFFFF_FFFF_FFFF_FFFF
 class Kcore:
     """An opened /proc/kcore.
 
+    What it offers is settled when it is opened (fs/proc/kcore.c, open_kcore: kcore_update_ram); `reopen` follows memory
+    that has come or gone since.
+
     Attributes:
         page_offset: virtual address of the direct map's first page.
         ranges: RAM as [first_pfn, end_pfn) pairs, ascending.
@@ -37,6 +40,14 @@ class Kcore:
     """
 
     def __init__(self, path: Path = Path("/proc/kcore")) -> None:
+        self._path = path
+        self._fd = -1
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open it anew, for the memory that is there now. Raises HostError."""
+        path = self._path
+        self.close()
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             header = os.pread(self._fd, 64, 0)
@@ -76,12 +87,15 @@ class Kcore:
 
     def read(self, virtual: int, size: int) -> bytes:
         """`size` bytes at a virtual address. Raises HostError if the kernel does not give them."""
-        for start, end, offset in self._segments:
-            if start <= virtual and virtual + size <= end:
-                data = os.pread(self._fd, size, offset + virtual - start)
-                if len(data) == size:
-                    return data
-                break
+        for again in (False, True):
+            if again:
+                self.reopen()  # memory may have come since, and page tables with it
+            for start, end, offset in self._segments:
+                if start <= virtual and virtual + size <= end:
+                    data = os.pread(self._fd, size, offset + virtual - start)
+                    if len(data) == size:
+                        return data
+                    break
         raise HostError(
             f"/proc/kcore: cannot read {size} bytes at {virtual:#x}; is memory being hot-plugged? try again"
         )
@@ -96,4 +110,6 @@ class Kcore:
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

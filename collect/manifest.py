@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from collect.errors import TraceError
-from collect.schema import FORMAT_VERSION, TABLES
+from collect.schema import FORMAT_VERSION, TABLES, TABLES_SINCE
 
 __all__ = ["FORMAT", "MANIFEST", "REQUIRED", "check", "read"]
 
@@ -34,6 +34,7 @@ REQUIRED: dict[str, type] = {
     "kernel": dict,  # release, version, boot_id, cmdline, config {CONFIG_X: value}
     "cpu": dict,  # model, n_online, possible (a range as text), emulated (bool), hypervisor (str or null)
     "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
+    # (max_pfn: the most there was, ranges: those at the end, where memory came or went)
     # pid, tgid; headers: whose C headers the programs were compiled with; capabilities_kept while recording;
     # frames_split_by_attaching: 2M frames that were whole before
     "recorder": dict,
@@ -95,6 +96,9 @@ def check(manifest: object, path: Path) -> None:
         if not 0 <= manifest[key] < 1 << 63:
             raise TraceError(f"{path}: key {key!r} is out of range; copy the trace anew")
     _check_memory(manifest["memory"], path)
+    for name, since in TABLES_SINCE.items():
+        if version < since:
+            manifest["tables"].setdefault(name, [])
     _check_tables(manifest["tables"], path)
     losses = manifest["losses"]
     if not all(isinstance(value, int) and value >= 0 for value in losses.values()):

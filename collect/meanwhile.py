@@ -24,7 +24,7 @@ class Meanwhile:
 
     def __init__(self, kernel: Kernel) -> None:
         self._first = np.uint64(kernel.page_offset)
-        self._n_pages = np.uint64(kernel.memory["max_pfn"])
+        self._memory = kernel.memory
         self._vmemmap = np.uint64(kernel.vmemmap)
         self._changes: list[Records] = [np.empty(0, CHANGE)]
         self._chunks: list[Records] = [np.empty(0, ARRAY)]
@@ -43,7 +43,7 @@ class Meanwhile:
         changes, chunks = np.concatenate(self._changes), np.concatenate(self._chunks)
         listed = changes["flags"] & np.uint32(Cpa.PAGES_ARRAY) != 0
         pfn = (changes["address"] - self._first) >> np.uint64(12)
-        direct = ~listed & (changes["address"] >= self._first) & (pfn < self._n_pages)
+        direct = ~listed & (changes["address"] >= self._first) & (pfn < np.uint64(self._memory["max_pfn"]))
         parts = [(changes["ts"][direct], changes["end"][direct], pfn[direct], changes["n_pages"][direct])]
         for call in changes[listed]:  # few: a call for many pages
             mine = chunks[chunks["call_id"] == call["call_id"]]

@@ -64,13 +64,41 @@ class Walker:
 
     def __init__(self, kcore: Kcore, physical_mask: int) -> None:
         self._kcore = kcore
+        self._n_gigs = 0
         self._mask = physical_mask & PFN_BITS
         self.physical_mask = physical_mask
-        self.n_gigs = -(-kcore.max_pfn // GIG_PAGES)
+
+    @property
+    def n_gigs(self) -> int:
+        """1 GiB ranges of the direct map: up to the highest memory there has been since the walker was made."""
+        self._n_gigs = max(self._n_gigs, -(-self._kcore.max_pfn // GIG_PAGES))
+        return self._n_gigs
+
+    def reach(self, end_pfn: int) -> None:
+        """Walk as far as this from now on: memory has come that /proc/kcore may not list yet (it does once online)."""
+        self._n_gigs = max(self.n_gigs, -(-end_pfn // GIG_PAGES))
 
     def direct_map(self) -> Leaves:
         """Every leaf of the direct map."""
         return self.gigs(np.arange(self.n_gigs, dtype=np.uint64))
+
+    def mapped_gigs(self, limit: int) -> int:
+        """1 GiB ranges up to the last one that has an entry, of the first `limit`: memory may be mapped that is no RAM
+        (persistent memory) or that is not online (a DIMM that was added and waits), and /proc/kcore lists neither.
+        """
+        last, at = 0, self._kcore.page_offset & ~((1 << 39) - 1)
+        end = self._kcore.page_offset + (limit << 30)
+        while at < end:
+            if self._kcore.paging_levels == 5 and not self._kcore.read_u64(self._kcore.top_pgt + (at >> 48 & 511) * 8):
+                at = (at | (1 << 48) - 1) + 1  # 256 TB at once: the area may span petabytes
+                continue
+            table = self._upper_table_at(at)
+            if table is not None:
+                gigs = (at - self._kcore.page_offset >> 30) + np.flatnonzero(self._kcore.table(table))
+                gigs = gigs[(gigs >= 0) & (gigs < limit)]
+                last = int(gigs.max()) + 1 if len(gigs) else last
+            at += 1 << 39
+        return last
 
     def gigs(self, gigs: U64) -> Leaves:
         """The leaves of whole 1 GiB ranges of the direct map, given by number."""
@@ -120,14 +148,18 @@ class Walker:
 
     def _upper_entry(self, address: int) -> int:
         """The PUD entry that maps an address (1 GiB), 0 for a hole."""
+        table = self._upper_table_at(address)
+        return 0 if table is None else self._kcore.read_u64(table + (address >> 30 & 511) * 8)
+
+    def _upper_table_at(self, address: int) -> int | None:
         table = self._kcore.top_pgt
         shifts = (48, 39) if self._kcore.paging_levels == 5 else (39,)
         for shift in shifts:
             entry = self._kcore.read_u64(table + (address >> shift & 511) * 8)
             if not entry & PRESENT:
-                return 0
+                return None
             table = self._kcore.page_offset + (entry & self._mask)
-        return self._kcore.read_u64(table + (address >> 30 & 511) * 8)
+        return table
 
     def _gig(self, address: int, first_pfn: int) -> Leaves:
         entry = self._upper_entry(address)

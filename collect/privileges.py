@@ -113,7 +113,7 @@ def raise_memlock() -> None:
             continue
 
 
-def give_up(directory: Path, *, kprobes: bool, command: bool) -> frozenset[Capability]:
+def give_up(directory: Path, *, kprobes: bool, hotplug: bool, command: bool) -> frozenset[Capability]:
     """When everything is attached: give up all that the rest does not need, for good; what is kept.
 
     Under sudo, also go on as whoever called it: every thread of this process loses root by that (setresuid(2) of the C
@@ -122,6 +122,7 @@ def give_up(directory: Path, *, kprobes: bool, command: bool) -> frozenset[Capab
     Args:
         directory: of the trace, which has to stay writable.
         kprobes: are attached: bcc looks into tracefs, which is root's, to detach them.
+        hotplug: is watched: /proc/kcore knows of memory that came when it is opened anew (fs/proc/kcore.c, open_kcore).
         command: a child runs with the privileges of before, and may have to be ended.
     """
     kept = {Capability.BPF: "read maps and set flags in them (before 5.19 for any use of bpf(2))"}
@@ -130,8 +131,10 @@ def give_up(directory: Path, *, kprobes: bool, command: bool) -> frozenset[Capab
     if command:
         kept[Capability.KILL] = "end the command"
     became_caller = _become_caller(directory)
-    if kprobes and os.geteuid() != 0:
-        kept[Capability.DAC_READ_SEARCH] = "look into tracefs to detach kprobes"
+    if hotplug:
+        kept[Capability.SYS_RAWIO] = "read /proc/kcore anew when memory comes or goes"
+    if (kprobes or hotplug) and os.geteuid() != 0:
+        kept[Capability.DAC_READ_SEARCH] = "look into tracefs to detach kprobes, open /proc/kcore"
     if not became_caller and _must_override(directory):
         kept |= {Capability.DAC_OVERRIDE: "write the trace", Capability.CHOWN: "give it to whoever called sudo"}
     _, permitted = _get()

@@ -11,12 +11,22 @@ from dataclasses import dataclass, field
 from collect.btf import Btf
 from collect.errors import HostError
 from collect.kallsyms import Kallsyms
-from collect.schema import RegionKind
+from collect.schema import ChangeKind, RegionKind
 
-__all__ = ["CHOKE_POINT", "Features", "Missing", "probe_features"]
+__all__ = ["CHOKE_POINT", "COLLAPSE", "FLUSH", "HOTPLUG", "Features", "Missing", "probe_features"]
 
 CHOKE_POINT = "__change_page_attr_set_clr"
 """Every change by way of CPA ends here (arch/x86/mm/pat/set_memory.c); it calls itself, so it is never inlined."""
+
+FLUSH = "flush_tlb_all"
+"""What every split ends in (arch/x86/mm/tlb.c; see collect/bpf/splits.c)."""
+
+COLLAPSE = "collapse_large_pages"
+"""Puts large entries back (arch/x86/mm/pat/set_memory.c), since 6.15, "x86/mm/pat: restore large ROX pages after
+fragmentation"."""
+
+HOTPLUG = {"arch_add_memory": ChangeKind.HOTPLUG_ADD, "arch_remove_memory": ChangeKind.HOTPLUG_REMOVE}
+"""Map and unmap memory that comes and goes (arch/x86/mm/init_64.c)."""
 
 PAGE_BYTES = 4096
 
@@ -107,6 +117,8 @@ class Features:
         secret_fault, secret_free: secretmem's functions, or None.
         offsets: constants for the programs, by macro name.
         page_functions: functions that hand out pages past the allocation tracepoint, by what they do.
+        splits: splits are observed as they are done.
+        hotplug: by function, which parameters are the first physical address and the size in bytes.
         unwinds_kretprobes: a stack taken below a kretprobe shows the caller, not the probe's trampoline.
         missing: what is not there.
     """
@@ -118,6 +130,8 @@ class Features:
     secret_free: str | None = None
     offsets: dict[str, int] = field(default_factory=dict)
     page_functions: dict[str, str] = field(default_factory=dict)
+    splits: bool = False
+    hotplug: dict[str, tuple[int, int]] = field(default_factory=dict)
     unwinds_kretprobes: bool = False
     missing: list[Missing] = field(default_factory=list)
 
@@ -125,7 +139,7 @@ class Features:
     def attached(self) -> list[str]:
         """Names of everything that will be attached."""
         tracepoints = ["raw_tracepoint:module_load", "raw_tracepoint:module_free"]
-        return [f"fentry+fexit:{name}" for name in self.signatures] + tracepoints
+        return [f"{'fentry' if name == FLUSH else 'fentry+fexit'}:{name}" for name in self.signatures] + tracepoints
 
 
 def probe_features(symbols: Kallsyms, btf: Btf, *, all_pages: bool = False) -> Features:
@@ -135,6 +149,8 @@ def probe_features(symbols: Kallsyms, btf: Btf, *, all_pages: bool = False) -> F
     """
     features = Features()
     _choke_point(features, symbols, btf)
+    _splits(features, symbols, btf)
+    _other_writers(features, symbols, btf)
     for alloc in REGION_ALLOCS:
         if _use(features, symbols, btf, alloc.function):
             features.allocs.append(alloc)
@@ -209,6 +225,41 @@ def _choke_point(features: Features, symbols: Kallsyms, btf: Btf) -> None:
         features.offsets[f"CPA_{macro}_OFFSET"] = offset
     if btf.size("page") != 64:
         raise HostError(f"struct page: {btf.size('page')} bytes, not 64; recording would be wrong, so it is refused")
+
+
+def _splits(features: Features, symbols: Kallsyms, btf: Btf) -> None:
+    flush, choke = symbols.extent(FLUSH), symbols.extent(CHOKE_POINT)
+    if flush is None or choke is None or not _use(features, symbols, btf, FLUSH):
+        features.missing.append(
+            Missing(
+                FLUSH, "not a symbol with a prototype here", "splits are rebuilt by our rules, not observed as well"
+            )
+        )
+        return
+    features.splits = True
+    features.offsets |= dict(zip(("FLUSH_BEGIN", "FLUSH_END", "CHOKE_BEGIN", "CHOKE_END"), flush + choke, strict=True))
+
+
+def _other_writers(features: Features, symbols: Kallsyms, btf: Btf) -> None:
+    """Collapse and hotplug. The parameters of arch_remove_memory begin with the node in 5.10, not since 5.17
+    (65a2aa5f482e, "mm/memory_hotplug: remove nid parameter from arch_remove_memory()"): they are taken by name.
+    """
+    if COLLAPSE in symbols and not _use(features, symbols, btf, COLLAPSE):
+        features.missing.append(
+            Missing(COLLAPSE, "no prototype here", "large entries put back are not seen; verify would say so")
+        )
+    for function in HOTPLUG:
+        names = btf.parameters(function) or ()
+        if "start" in names and "size" in names and _use(features, symbols, btf, function):
+            features.hotplug[function] = (names.index("start"), names.index("size"))
+        else:
+            features.missing.append(
+                Missing(
+                    function,
+                    "not a symbol with the known parameters here (no memory hotplug?)",
+                    "memory that comes or goes is not seen; verify would say so",
+                )
+            )
 
 
 def _secretmem(features: Features, symbols: Kallsyms, btf: Btf) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -15,8 +16,9 @@ from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
 from collect.host import possible_cpus
 from collect.page_ring import PageRings, ring_chunks
-from collect.probes import CHOKE_POINT, Features
+from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features
 from collect.records import LOSSES, RINGS
+from collect.region_probes import region_probes
 from collect.ring import Ring
 from collect.source import source
 from collect.syscalls import has_atomic_fetch, recursion_misses
@@ -29,9 +31,10 @@ ALL_PAGES_RING_PAGES = 16384
 
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
 PAGE_RINGS = ("page_ring", "bulk_ring")
-GROUPS = ("changes", "exits", "regions", "pages", "spare", "vfree")
+GROUPS = ("changes", "exits", "splits", "regions", "pages", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
 """The second pair at the choke point; see collect/bpf/changes.c."""
+SPLIT_KPROBE = "kprobe_split"
 
 
 class Program:
@@ -49,7 +52,7 @@ class Program:
         headers: whose C headers the programs were compiled with.
         rings: the BPF ring buffers by name.
         page_rings: the rings of all page events; None where they are not recorded, or go through `page_ring` (before 5.12).
-        kprobes: whether the second pair of programs at the choke point is attached.
+        stand_ins: probes whose programs stand in for fentry's and fexit's where these were not run.
     """
 
     _bpf: Any
@@ -91,6 +94,7 @@ class Program:
         self._sample = sample
         self._changes, self._all_pages = changes, pages == "all"
         self._losses = self._bpf["losses"]
+        self._splits_by_kprobe = self._bpf["splits_by_kprobe"] if changes and features.splits else None
         # Attached by hand: bcc takes one program a tracepoint. The kernel calls them in order of attachment.
         self._links = [
             self._attach_raw(bcc, f"{role}_{name}", name)
@@ -98,7 +102,7 @@ class Program:
             for role in (("first", "spare") if pages == "all" else ("first",))
             if pages != "none"
         ]
-        self.kprobes = changes and self._attach_kprobes(features)
+        self.stand_ins = self._attach_stand_ins(features) if changes else []
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"] if changes else {}
 
@@ -121,7 +125,7 @@ class Program:
         if self.page_rings is not None:
             lost["pages_ring_full"] += self.page_rings.n_lost
         # An entry is lost where fentry and kprobe were both skipped; an exit, where the call stays in the map.
-        counted = ("changes", "regions", "pages") if self._all_pages else ("changes", "regions")
+        counted = ["changes", "splits", "regions", *(["pages"] if self._all_pages else [])]
         return lost | {f"{group}_programs_not_run": missed[group] for group in counted}
 
     def page_programs_not_run(self) -> int:
@@ -132,6 +136,11 @@ class Program:
         """
         return self._missed()["pages"]
 
+    def only_stand_ins_saw(self) -> int:
+        """Entries and exits since `arm`, of changes, splits and regions, that a kprobe saw and fentry or fexit did not."""
+        now = self._lost_until_now()
+        return sum(now[name] - self._before[name] for name in ("kprobe_only", "splits_rescued", "regions_rescued"))
+
     def _missed(self) -> dict[str, int]:
         """Times that neither a program nor the one that stands in for it was run, by group, since `arm`.
 
@@ -139,7 +148,12 @@ class Program:
         the ROX cache only; whether one of their frees went unseen, the recorder finds out from the page tables.
         """
         n = {name: n - self._before[name] for name, n in self._lost_until_now().items()}
-        stood_in = {"changes": n["kprobe_only"], "pages": n["rescued"]}
+        stood_in = {
+            "changes": n["kprobe_only"],
+            "splits": n["splits_rescued"],
+            "regions": n["regions_rescued"],
+            "pages": n["rescued"],
+        }
         return {group: max(0, n[f"{group}_programs_not_run"] - stood_in.get(group, 0)) for group in GROUPS}
 
     def _lost_until_now(self) -> dict[str, int]:
@@ -148,6 +162,11 @@ class Program:
         for name, function in self._bpf.funcs.items():
             lost[f"{_group(name.decode())}_programs_not_run"] += recursion_misses(function.fd) or 0
         lost["kprobe_only"] = sum(self._bpf["kprobe_only"][ctypes.c_int(0)]) if self._changes else 0
+        reported, met = (sum(self._splits_by_kprobe[ctypes.c_int(i)]) if self._splits_by_kprobe else 0 for i in (0, 1))
+        lost["splits_rescued"] = reported - met
+        spares = self._bpf["region_spares"] if self._changes else None
+        by_kprobe, met, exits = (sum(spares[ctypes.c_int(i)]) if spares else 0 for i in range(3))
+        lost["regions_rescued"] = by_kprobe - met + exits
         lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
         return lost
 
@@ -181,23 +200,33 @@ class Program:
             os.close(link)
         self._bpf.cleanup()
 
-    def _attach_kprobes(self, features: Features) -> bool:
-        """The second pair of programs at the choke point; False where it is not needed or does harm.
+    def _attach_stand_ins(self, features: Features) -> list[str]:
+        """The second pair of programs at the choke point, at a split's flush and at the regions' functions; what was attached.
 
-        Not needed where the kernel does not guard trampolines against recursion (before 5.12: no count of misses).
-        Harm: a kretprobe hides the caller from stacks, until the unwinder learned to look behind it (5.16, "x86/unwind:
-        Recover kretprobe trampoline entry", whose symbol is kretprobe_find_ret_addr, or rethook's since 5.18).
+        None where they are not needed or do harm. Not needed where the kernel does not guard trampolines against recursion
+        (before 5.12: no count of misses). Harm: a kretprobe hides the caller from stacks, until the unwinder learned to look
+        behind it (5.16, "x86/unwind: Recover kretprobe trampoline entry", whose symbol is kretprobe_find_ret_addr, or
+        rethook's since 5.18).
         """
-        entry, exit_ = KPROBES
-        guarded = any(recursion_misses(function.fd) is not None for function in self._bpf.funcs.values())
-        if not guarded or not features.unwinds_kretprobes:
-            return False
-        try:
-            self._bpf.attach_kprobe(event=CHOKE_POINT, fn_name=entry)
-            self._bpf.attach_kretprobe(event=CHOKE_POINT, fn_name=exit_)
-        except Exception:  # bcc raises bare Exception; fentry and fexit do without, and count what they miss
-            return False
-        return True
+        if all(recursion_misses(function.fd) is None for function in self._bpf.funcs.values()):
+            return []
+        wanted = [(FLUSH, SPLIT_KPROBE, "")] if features.splits else []
+        if features.unwinds_kretprobes:
+            wanted.append((CHOKE_POINT, *KPROBES))
+            for probe in region_probes(features):
+                if probe.has_spare:
+                    leave = f"spare_leave_{probe.function}" if probe.leave else ""
+                    wanted.append((probe.function, f"spare_enter_{probe.function}", leave))
+        attached = []
+        for function, enter, leave in wanted:
+            # bcc raises bare Exception; fentry and fexit do without, and count what they miss
+            with contextlib.suppress(Exception):
+                self._bpf.attach_kprobe(event=function, fn_name=enter)
+                attached.append(f"kprobe:{function}")
+                if leave:
+                    self._bpf.attach_kretprobe(event=function, fn_name=leave)
+                    attached[-1] = f"kprobe+kretprobe:{function}"
+        return attached
 
     def _attach_raw(self, bcc: ModuleType, program: str, tracepoint: str) -> int:
         function = self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT)
@@ -211,7 +240,11 @@ def _group(program: str) -> str:
     """Which of `GROUPS` a program belongs to, by its name."""
     if CHOKE_POINT in program:
         return "exits" if program.startswith("kretfunc") else "changes"
-    if program.startswith("spare_") or program in KPROBES:
+    if program.endswith(tuple(f"__{function}" for function in (COLLAPSE, *HOTPLUG))):
+        return "exits" if program.startswith("kretfunc") else "changes"
+    if program.endswith(f"__{FLUSH}"):
+        return "splits"
+    if program.startswith("spare_") or program in (*KPROBES, SPLIT_KPROBE):
         return "spare"
     if program.endswith("__vfree"):
         return "vfree"

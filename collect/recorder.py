@@ -7,7 +7,9 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,17 +22,17 @@ from collect.journal import TraceWriter
 from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
 from collect.meanwhile import Meanwhile
+from collect.memory_watch import memory_watch
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, program_runs, time_programs
 from collect.page_events import PACKED_TABLE, bulk_events, pack
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
-from collect.probes import CHOKE_POINT
 from collect.program import Program
 from collect.recovery import finish_after
 from collect.rows import RowMaker
 from collect.schema import Moment, RegionEvent, RegionKind
-from collect.snapshot import Snapshot, Touched, frames_split, still, walk_once
+from collect.snapshot import RangeSnapshot, Snapshot, Touched, frames_split, still, still_range, walk_once
 
 __all__ = ["Recorder", "Summary"]
 
@@ -42,6 +44,9 @@ BATCH_BYTES = 8 << 20
 RUNNING_CALL_SECONDS = 5.0
 CALL_ID_SHIFT = 10
 """A call's id is its time of entry in nanoseconds, then ten bits of its CPU (new_id in collect/bpf/records.h)."""
+
+
+S = TypeVar("S", Snapshot, RangeSnapshot)
 
 
 class Summary(dict[str, int]):
@@ -82,6 +87,7 @@ class Recorder:
                 self._kernel.vmemmap,
                 self._kernel.memory["physical_mask"] or ANY_FRAME,
             )
+            self._memory = memory_watch(self._kernel, self._rows)
             self._view: View = view_for(live=options.live)
             self._writer = TraceWriter(options.output, self._manifest, force=options.force)
         except BaseException:
@@ -147,10 +153,15 @@ class Recorder:
             self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
             status = self._record(duration, interrupts, begin)
+            self._read_hotplugged()
             self._manifest["ts_end_ns"] = time.monotonic_ns()
             self._snapshot(Moment.END)
             self._drainer.stop()
             self._tick()
+            if self._rows.held:
+                self._tick()
+            if self._memory:
+                self._memory.finish()
             if self._kernel.walker:
                 self._blocks_gone = sum(self._kernel.walker.frame_at(at) != pfn for at, pfn in self._blocks.items())
             losses = self._losses()
@@ -175,8 +186,7 @@ class Recorder:
             ring_bytes=options.ring_bytes,
         )
         self._drainer = Drainer(self._program)
-        if self._program.kprobes:
-            self._manifest["probes"]["attached"].append(f"kprobe+kretprobe:{CHOKE_POINT}")
+        self._manifest["probes"]["attached"] += self._program.stand_ins
         self._manifest["recorder"]["headers"] = self._program.headers
         _give_back_memory()
         if options.max_overhead is not None and options.pages != "none":
@@ -191,7 +201,12 @@ class Recorder:
             )
 
     def _drop_privileges(self) -> None:
-        kept = give_up(self._writer.path, kprobes=self._program.kprobes, command=self._command is not None)
+        kept = give_up(
+            self._writer.path,
+            kprobes=bool(self._program.stand_ins),
+            hotplug=bool(self._kernel.features.hotplug),
+            command=self._command is not None,
+        )
         self._manifest["recorder"]["capabilities_kept"] = [capability.label for capability in sorted(kept)]
 
     def _record(self, duration: float | None, interrupts: Interrupts, begin: float) -> int | None:
@@ -206,6 +221,7 @@ class Recorder:
             now = time.monotonic()
             if stop is not None and now >= stop:
                 break
+            self._read_hotplugged()
             if now >= next_tick:
                 self._status.seconds = now - begin
                 self._tick()
@@ -221,6 +237,8 @@ class Recorder:
         batch = self._drainer.take()
         for changes in batch["change_ring"]:
             self._status.count_splits(changes)
+            if self._memory:
+                self._memory.note(changes)
         for name, table in self._rows.tables(batch).items():
             self._writer.append(name, table)
             if name == "regions":
@@ -271,6 +289,7 @@ class Recorder:
             counters["recorder/page_programs_not_run"] = self._program.page_programs_not_run()
             if self._options.pages != "none":
                 counters["recorder/page_sample"] = self._governor.sample if self._governor else self._options.sample
+            counters["recorder/only_stand_ins_saw"] = max(0, self._program.only_stand_ins_saw())
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 
     def _levels(self, counters: dict[str, int]) -> None:
@@ -289,10 +308,25 @@ class Recorder:
         }
 
     def _still(self, walker: Walker) -> Snapshot:
+        return self._exact(lambda: still(walker, self._touched))
+
+    def _read_hotplugged(self) -> None:
+        """Read again the ranges where memory came or went."""
+        if self._memory is None:
+            return
+        walker = self._memory.walker
+        for first, end in self._memory.take():
+            part = self._exact(partial(still_range, walker, self._touched, first, end))
+            self._writer.append("snapshots", part.table(self._n_snapshots))
+            self._n_snapshots += 1
+            self._writer.note(self._manifest)
+
+    def _exact(self, read: Callable[[], S]) -> S:
+        """Read a snapshot with an eye on the changes that run meanwhile."""
         self._meanwhile = Meanwhile(self._kernel)
         self._drainer.watch(self._meanwhile)
         try:
-            snapshot = still(walker, self._touched)
+            snapshot = read()
         finally:
             self._drainer.watch(None)
         self._unstable += snapshot.n_unstable
@@ -305,8 +339,14 @@ class Recorder:
         while running and time.monotonic() < give_up:
             time.sleep(WAIT_SECONDS)
             running &= self._program.running_calls()
-        # Calls that never end (their return was missed) are a loss of their own.
+        # Calls that never end (their return was missed) are a loss of their own. A ring gives what lies before the first
+        # record that is still being written: what a call left behind another's is waited for.
         self._drainer.drain()
+        while any(self._program.rings[name].used for name in ("change_ring", "array_ring")) and (
+            time.monotonic() < give_up
+        ):
+            time.sleep(WAIT_SECONDS)
+            self._drainer.drain()
         return self._meanwhile.touched()
 
     def _never_returned(self) -> int:

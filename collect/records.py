@@ -14,6 +14,7 @@ __all__ = [
     "PAGE_EVENT",
     "REGION",
     "RINGS",
+    "SPLIT",
     "STACK",
     "STACK_FRAMES",
 ]
@@ -48,8 +49,22 @@ CHANGE = np.dtype(
         ("level_before", "u1"),
         ("level_first", "u1"),
         ("level_last", "u1"),
-        ("pad", "u1", 7),
+        ("kind", "u1"),
+        ("pad", "u1", 6),
         ("comm", "S16"),
+    ]
+)
+
+SPLIT = np.dtype(
+    [
+        ("ts", "u8"),
+        ("call_id", "u8"),
+        ("address", "u8"),
+        ("entry", "u8"),
+        ("pid", "u4"),
+        ("cpu", "u2"),
+        ("level", "u1"),
+        ("pad", "u1", 1),
     ]
 )
 
@@ -117,6 +132,7 @@ BULK = np.dtype(
 RINGS: dict[str, tuple[np.dtype[np.void], int]] = {
     # layout, pages of 4 KiB (powers of two). Rare events never share a ring with page events.
     "change_ring": (CHANGE, 4096),
+    "split_ring": (SPLIT, 64),
     "stack_ring": (STACK, 2048),
     "array_ring": (ARRAY, 512),
     "region_ring": (REGION, 512),
@@ -138,5 +154,6 @@ LOSSES = (
     "tasks_map_full_or_nested_too_deep",
     "regions_map_full",
     "bulk_allocations_not_followed",
+    "splits_ring_full",
 )
 """`enum loss` in collect/bpf/records.h, in its order."""

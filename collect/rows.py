@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from collect.interning import Interning
 from collect.kallsyms import Kallsyms
 from collect.kcore import KERNEL_IMAGE_BASE
 from collect.pagetables import frames_of, normalise
-from collect.records import ARRAY, CHUNK, FRAMES, PAGE
+from collect.records import ARRAY, CHANGE, CHUNK, FRAMES, PAGE, REGION
 from collect.schema import (
     LEAF_PAGES,
     NO_PFN,
@@ -29,6 +31,7 @@ __all__ = ["Batch", "RowMaker"]
 
 Records = npt.NDArray[np.void]
 U64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 Batch = dict[str, list[Records]]
 """Drained records by ring, in order of draining."""
 
@@ -42,117 +45,79 @@ FREE_SCOPES = (253, 254)
 class RowMaker:
     """Makes rows from records, tick by tick.
 
+    A record whose stack or parts have not come is held back until the next tick: a ring gives what lies before the first
+    record that is still being written, so a stack that was complete may wait behind another CPU's while its event, in
+    its own ring, does not. At the end, tick until nothing is `held`.
+
     Args:
         symbols: to name stack frames; read again when an address is new.
-        page_offset, max_pfn: where the direct map lies.
+        page_offset, max_pfn: where the direct map lies. `max_pfn` may be raised as memory comes.
         vmemmap: address of `struct page` of frame 0.
         physical_mask: see `host.physical_mask`.
     """
 
     def __init__(self, symbols: Kallsyms, page_offset: int, max_pfn: int, vmemmap: int, physical_mask: int) -> None:
-        self._symbols = symbols
-        self._page_offset, self._max_pfn = page_offset, max_pfn
+        self._names = Interning(symbols)
+        self._page_offset, self.max_pfn = page_offset, max_pfn
         self._vmemmap, self._mask = vmemmap, physical_mask
-        self._strings: dict[bytes, int] = {b"": 0}
-        self._stacks: dict[bytes, int] = {}
-        self._new_strings: list[tuple[int, str]] = [(0, "")]
-        self._new_stacks: list[tuple[int, U64]] = []
-        # Stacks whose event was not drained yet, with the keys that the events will name.
-        self._keys = np.empty(0, np.uint64)
-        self._ids = np.empty(0, np.uint32)
         # Parts whose call or region was not drained yet: they are written first, so a tick may end between the two.
         self._array_parts: Records = np.empty(0, ARRAY)
         self._frame_parts: Records = np.empty(0, FRAMES)
         self._told: Records = np.empty(0, PAGE)
+        self._held_calls: Records = np.empty(0, CHANGE)
+        self._held_regions: Records = np.empty(0, REGION)
+
+    @property
+    def held(self) -> int:
+        """Records that wait for their stack or their parts; the next call of `tables` makes rows of them as they are."""
+        return len(self._held_calls) + len(self._held_regions)
 
     def tables(self, batch: Batch) -> dict[str, pa.Table]:
         """Rows of every table that the records of one tick make, `strings` and `stacks` included."""
         rings = {name: np.concatenate(parts) for name, parts in batch.items() if parts}
-        calls, regions = rings["change_ring"], rings["region_ring"]
-        self._take_stacks(rings["stack_ring"])
+        self._names.take_stacks(rings["stack_ring"])
         arrays = np.concatenate([self._array_parts, rings["array_ring"]])
         frames = np.concatenate([self._frame_parts, rings["frames_ring"]])
+        calls, self._held_calls = self._hold(rings["change_ring"], self._held_calls, self._lacks_chunks, arrays)
+        regions, self._held_regions = self._hold(rings["region_ring"], self._held_regions, self._lacks_frames, frames)
         made = {"changes": self._changes(calls, arrays), "regions": self._regions(regions, frames)}
+        made["splits"] = self._splits(rings["split_ring"])
         made["pages"] = self._pages(rings["page_ring"], made["regions"])
         self._array_parts = _unclaimed(arrays, "call_id", calls["call_id"])
-        self._frame_parts = _unclaimed(frames, "region_id", regions["region_id"])
-        self._told = _unclaimed(self._told, "region_id", regions["region_id"])
-        self._forget_stacks()
-        made["stacks"] = self._stack_rows()
-        made["strings"] = pa.table(
-            [
-                pa.array([number for number, _ in self._new_strings], pa.uint32()),
-                pa.array([text for _, text in self._new_strings], pa.string()),
-            ],
-            schema=TABLES["strings"],
-        )
-        self._new_strings = []
+        made_now = regions["region_id"][regions["event"] == RegionEvent.ALLOC]  # one held may be freed before its rows
+        self._frame_parts = _unclaimed(frames, "region_id", made_now)
+        self._told = _unclaimed(self._told, "region_id", made_now)
+        self._names.forget_stacks()
+        made["stacks"] = self._names.stack_rows()
+        made["strings"] = self._names.string_rows()
         return made
 
-    def _string_ids(self, names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.uint32]:
-        distinct, inverse = np.unique(names, return_inverse=True)
-        ids = np.empty(len(distinct), np.uint32)
-        for i, name in enumerate(distinct.tolist()):
-            if name not in self._strings:
-                self._strings[name] = len(self._strings)
-                self._new_strings.append((self._strings[name], name.decode(errors="replace")))
-            ids[i] = self._strings[name]
-        return ids[inverse]
+    def _hold(
+        self, fresh: Records, held: Records, lacks: Callable[[Records, Records], Mask], parts: Records
+    ) -> tuple[Records, Records]:
+        """Records to make rows of now (those held back before, and whole ones), and those to hold back."""
+        waits = (fresh["stack_key"] != 0) & (self._names.stack_ids(fresh["stack_key"]) == 0)
+        waits = waits | lacks(fresh, parts)
+        return np.concatenate([held, fresh[~waits]]), fresh[waits]
 
-    def _take_stacks(self, records: Records) -> None:
-        if len(records) == 0:
-            return
-        ips = records["ip"].copy()
-        depth = np.maximum(records["n_bytes"], 0) // 8
-        ips[np.arange(ips.shape[1])[None, :] >= depth[:, None]] = 0
-        distinct, inverse = np.unique(ips.view(np.dtype((np.void, ips.shape[1] * 8))).ravel(), return_inverse=True)
-        ids = np.empty(len(distinct), np.uint32)
-        for i, raw in enumerate(distinct):
-            key = raw.tobytes()
-            if key not in self._stacks:
-                self._stacks[key] = len(self._stacks) + 1
-                frames = np.frombuffer(key, np.uint64)
-                self._new_stacks.append((self._stacks[key], frames[frames != 0]))
-            ids[i] = self._stacks[key]
-        keys = np.concatenate([self._keys, records["key"]])
-        self._ids = np.concatenate([self._ids, ids[inverse]])
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._ids = keys[order], self._ids[order]
+    def _lacks_chunks(self, calls: Records, chunks: Records) -> Mask:
+        n_pages = np.where(calls["flags"] & np.uint32(Cpa.PAGES_ARRAY) != 0, calls["n_pages"], np.uint64(0))
+        ids, n = np.unique(chunks["call_id"], return_counts=True)
+        lacking: Mask = _counted(calls["call_id"], ids, n * CHUNK) < n_pages
+        return lacking
 
-    def _stack_ids(self, keys: U64) -> npt.NDArray[np.uint32]:
-        if len(self._keys) == 0:
-            return np.zeros(len(keys), np.uint32)
-        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[at] == keys, self._ids[at], 0).astype(np.uint32)
-
-    def _forget_stacks(self) -> None:
-        # An event follows its stack at once; two ticks' worth of the newest keys is more than enough.
-        keep = 4096
-        self._keys, self._ids = self._keys[-keep:], self._ids[-keep:]
-
-    def _stack_rows(self) -> pa.Table:
-        if not self._new_stacks:
-            return TABLES["stacks"].empty_table()
-        addresses = np.unique(np.concatenate([frames for _, frames in self._new_stacks]))
-        names = self._symbols.names(addresses)
-        core = self._symbols.is_core_text(addresses)
-        if any(name == "?" for name, ours in zip(names, core.tolist(), strict=True) if not ours):
-            self._symbols.reread()
-            names = self._symbols.names(addresses)
-        table = dict(zip(addresses.tolist(), names, strict=True))
-        rows = [(number, trim([table[ip] for ip in frames.tolist()])) for number, frames in self._new_stacks]
-        self._new_stacks = []
-        return pa.table(
-            [
-                pa.array([number for number, _ in rows], pa.uint32()),
-                pa.array([frames for _, frames in rows], TABLES["stacks"].field("frames").type),
-            ],
-            schema=TABLES["stacks"],
-        )
+    def _lacks_frames(self, regions: Records, chunks: Records) -> Mask:
+        pages = np.where(chunks["level"] == Level.K4, CHUNK, LEAF_PAGES[Level.M2])  # as emit_frames steps
+        ids, which = np.unique(chunks["region_id"], return_inverse=True)
+        covered = _counted(regions["region_id"], ids, np.bincount(which, pages, len(ids))) << np.uint64(12)
+        within = regions["address"] & np.uint64(CHUNK * 4096 - 1)
+        backing: Mask = (regions["event"] == RegionEvent.ALLOC) & (regions["tier"] == Tier.BACKING)
+        lacking: Mask = backing & (covered < within + regions["n_bytes"])
+        return lacking
 
     def _space(self, address: U64) -> npt.NDArray[np.uint8]:
         page = (address - np.uint64(self._page_offset)) >> np.uint64(12)
-        direct = (address >= np.uint64(self._page_offset)) & (page < np.uint64(self._max_pfn))
+        direct = (address >= np.uint64(self._page_offset)) & (page < np.uint64(self.max_pfn))
         image = (address >= np.uint64(KERNEL_IMAGE_BASE)) & (address < np.uint64(KERNEL_IMAGE_END))
         return np.where(direct, Space.DIRECT_MAP, np.where(image, Space.KERNEL_IMAGE, Space.OTHER)).astype(np.uint8)
 
@@ -176,15 +141,15 @@ class RowMaker:
         columns: dict[str, Any] = {
             "ts_ns": records["ts"],
             "duration_ns": records["end"] - records["ts"],
-            "kind": np.zeros(n, np.uint8),
+            "kind": records["kind"],
             "call_id": records["call_id"],
             "parent_id": records["parent_id"],
             "depth": records["depth"],
             "cpu": records["cpu"],
             "pid": records["pid"],
             "tgid": records["tgid"],
-            "comm_id": self._string_ids(records["comm"]),
-            "stack_id": self._stack_ids(records["stack_key"]),
+            "comm_id": self._names.string_ids(records["comm"]),
+            "stack_id": self._names.stack_ids(records["stack_key"]),
             "space": space,
             "address": np.where(array_call, np.uint64(0), records["address"]),
             "pfn": self._pfns(records["address"], space, records["entry_first"], records["level_first"]),
@@ -208,6 +173,21 @@ class RowMaker:
             "n_pfns_lost": n_lost,
         }
         return _table("changes", columns)
+
+    def _splits(self, records: Records) -> pa.Table:
+        space = self._space(records["address"])
+        columns: dict[str, Any] = {
+            "ts_ns": records["ts"],
+            "call_id": records["call_id"],
+            "cpu": records["cpu"],
+            "pid": records["pid"],
+            "space": space,
+            "address": records["address"],
+            "pfn": self._pfns(records["address"], space, records["entry"], records["level"]),
+            "level": records["level"],
+            "attrs": normalise(records["entry"], records["level"], self._mask),
+        }
+        return _table("splits", columns)
 
     def _array_pfns(self, records: Records, is_array: npt.NDArray[np.bool_], chunks: Records) -> tuple[pa.Array, U64]:
         """Lists of frames of the pages arrays; chunks of a call arrive before the call itself."""
@@ -247,9 +227,9 @@ class RowMaker:
             "cpu": records["cpu"],
             "pid": records["pid"],
             "tgid": records["tgid"],
-            "comm_id": self._string_ids(records["comm"]),
-            "name_id": self._string_ids(records["name"]),
-            "stack_id": self._stack_ids(records["stack_key"]),
+            "comm_id": self._names.string_ids(records["comm"]),
+            "name_id": self._names.string_ids(records["name"]),
+            "stack_id": self._names.stack_ids(records["stack_key"]),
             "address": records["address"],
             "n_bytes": records["n_bytes"],
             "map_level": records["map_level"],
@@ -327,15 +307,6 @@ class RowMaker:
         return pa.concat_tables([seen, _table("pages", columns)])
 
 
-def trim(frames: list[str]) -> list[str]:
-    """A stack without our own probes' frames: neither the programs nor the trampolines that call them."""
-    kept = [name for name in frames if name != "?" and not name.startswith(("bpf_trampoline_", "__bpf_prog_"))]
-    for i, name in enumerate(kept):
-        if not name.endswith("[bpf]"):
-            return kept[i:]
-    return kept
-
-
 def _table(name: str, columns: dict[str, Any]) -> pa.Table:
     return pa.table(columns, schema=TABLES[name])
 
@@ -346,6 +317,14 @@ def _lists(lists: list[U64]) -> pa.Array:
     values = np.concatenate(lists) if lists else np.empty(0, np.uint64)
     kind = TABLES["changes"].field("pfns").type
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.uint64()), type=kind)
+
+
+def _counted(ids: U64, of: U64, n: npt.NDArray[Any]) -> U64:
+    """The number that belongs to each id, 0 where there is none; `of` ascends."""
+    if len(of) == 0:
+        return np.zeros(len(ids), np.uint64)
+    at = np.minimum(np.searchsorted(of, ids), len(of) - 1)
+    return np.where(of[at] == ids, n[at], 0).astype(np.uint64)
 
 
 def _unclaimed(parts: Records, key: str, ids: U64) -> Records:

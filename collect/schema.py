@@ -25,6 +25,7 @@ __all__ = [
     "NO_PFN",
     "SCOPE_SPLIT",
     "TABLES",
+    "TABLES_SINCE",
     "ChangeKind",
     "Cpa",
     "Level",
@@ -38,7 +39,7 @@ __all__ = [
     "empty_table",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 NO_PFN = 0xFFFF_FFFF_FFFF_FFFF
 """The page frame number of what has none."""
@@ -102,6 +103,8 @@ class Moment(IntEnum):
     AFTER_DETACH = 3
     PERIODIC = 4
     REQUEST = 5
+    HOTPLUG = 6
+    """Of a range alone, read again after memory came or went there. Holes have rows too, of level NONE (format 2)."""
 
 
 class ChangeKind(IntEnum):
@@ -110,9 +113,11 @@ class ChangeKind(IntEnum):
     CPA = 0
     """A call of `__change_page_attr_set_clr`, primary or nested."""
     COLLAPSE = 1
-    """`collapse_large_pages` put a large entry back (Linux 6.15 and later)."""
+    """`collapse_large_pages` put a large entry back (Linux 6.15 and later). `ret`: 1 a 2M entry, 2 a 1G entry too."""
     HOTPLUG_ADD = 2
+    """`arch_add_memory` mapped `n_pages`; in which sizes, a HOTPLUG snapshot tells (format 2)."""
     HOTPLUG_REMOVE = 3
+    """`arch_remove_memory` unmapped `n_pages`."""
 
 
 class Cpa(IntFlag):
@@ -179,7 +184,8 @@ _pfns = pa.list_(pa.field("item", _u64, nullable=False))
 
 TABLES: dict[str, pa.Schema] = {
     # A run of equal leaf entries. `ts_ns`..`ts_end_ns` is when just these entries were read: no recorded change
-    # touched them meanwhile, so they are exact for any moment in between. Holes have no row.
+    # touched them meanwhile, so they are exact for any moment in between. Holes have no row, but for those of a
+    # HOTPLUG snapshot, which covers a range: there their level is NONE, `n_leaves` their 4 KiB pages.
     "snapshots": _table(
         ("snapshot", _u32),  # numbered from 0 in order of time
         ("moment", _u8),  # Moment
@@ -203,7 +209,9 @@ TABLES: dict[str, pa.Schema] = {
         ("pid", _u32),  # thread
         ("tgid", _u32),  # process
         ("comm_id", _u32),  # strings
-        ("stack_id", _u32),  # stacks; 0 for a nested call: its parent's holds
+        # stacks; 0 for a nested call: its parent's holds. Another user's call, made in the reclaim of a split's
+        # allocation, is nested and has its own.
+        ("stack_id", _u32),
         ("space", _u8),  # Space of `address`
         ("address", _u64),  # first address, bit 63 set (decoy addresses are normalised); 0 for a pages array
         ("pfn", _u64),  # of the first page, from the page tables; NO_PFN where nothing is mapped
@@ -225,6 +233,20 @@ TABLES: dict[str, pa.Schema] = {
         ("attrs_last", _u64),
         ("pfns", _pfns),  # the pages of a pages array, in order; empty otherwise
         ("n_pfns_lost", _u64),  # pages of a pages array that could not be recorded
+    ),
+    # One split of a large entry, seen as it was done: a flush of the whole TLB straight from the choke point, at which
+    # moment the smaller entries stand in the page tables. Checks what the rules rebuild; nothing is rebuilt from it but
+    # what a call that failed halfway has left behind. Since format 2.
+    "splits": _table(
+        ("ts_ns", _u64),
+        ("call_id", _u64),  # changes: the call, primary or nested, that split it
+        ("cpu", _u16),
+        ("pid", _u32),  # thread
+        ("space", _u8),  # Space of `address`
+        ("address", _u64),  # of the page in work, bit 63 set
+        ("pfn", _u64),  # of that page; NO_PFN where nothing is mapped
+        ("level", _u8),  # Level of the entry that maps it now: M2 means that a 1G entry was split, K4 a 2M entry
+        ("attrs", _u64),  # Pte bits of that entry
     ),
     "regions": _table(
         ("ts_ns", _u64),
@@ -268,6 +290,9 @@ TABLES: dict[str, pa.Schema] = {
     "stacks": _table(("stack_id", _u32), ("frames", pa.list_(pa.field("item", pa.string(), nullable=False)))),
     "strings": _table(("string_id", _u32), ("text", pa.string())),
 }
+
+TABLES_SINCE = {"splits": 2}
+"""First format that has a table, where that is not 1. A reader of an older trace finds such a table empty."""
 
 SCOPE_SPLIT = 255
 """`pages.scope` of the page-table page that a split takes."""

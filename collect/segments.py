@@ -21,7 +21,7 @@ __all__ = ["JOURNAL_TABLES", "read_cut_stream", "segment_of", "table_of", "write
 JOURNAL_TABLES = TABLES | {PACKED_TABLE: PACKED}
 """What a part of a journal may hold, by its name."""
 
-SORTED_BY_TIME = {"snapshots": "ts_ns", "changes": "ts_ns", "regions": "ts_ns", "pages": "ts_ns", "counters": "ts_ns"}
+SORTED_BY_TIME = dict.fromkeys(("snapshots", "changes", "splits", "regions", "pages", "counters"), "ts_ns")
 
 # Time stamps and page frame numbers of neighbouring rows are close together; so are call ids.
 DELTA_COLUMNS = ("ts_ns", "ts_end_ns", "pfn", "call_id", "parent_id", "address", "region_id", "duration_ns")

@@ -18,7 +18,16 @@ import pyarrow as pa
 from collect.pagetables import Leaves, Walker, runs
 from collect.schema import LEAF_PAGES, TABLES, Level, Moment, Space
 
-__all__ = ["Snapshot", "Touched", "frames_split", "still", "walk_once", "zone_counts_kb"]
+__all__ = [
+    "RangeSnapshot",
+    "Snapshot",
+    "Touched",
+    "frames_split",
+    "still",
+    "still_range",
+    "walk_once",
+    "zone_counts_kb",
+]
 
 U64 = npt.NDArray[np.uint64]
 MAX_ROUNDS = 64
@@ -89,16 +98,86 @@ def still(walker: Walker, touched: Callable[[], Touched]) -> Snapshot:
             were running when it was called.
     """
     first = walk_once(walker)
-    leaves, begin, end = first.leaves, first.ts_ns, first.ts_end_ns
-    window = np.array([[first.ts_ns[0], first.ts_end_ns[0]]], np.uint64)
+    window = (int(first.ts_ns[0]), int(first.ts_end_ns[0]))
+    leaves, begin, end, n_unstable, n_rounds = _until_still(walker, touched, first.leaves, window)
+    return first._replace(leaves=leaves, ts_ns=begin, ts_end_ns=end, n_unstable=n_unstable, n_rounds=n_rounds)
+
+
+class RangeSnapshot(NamedTuple):
+    """Leaves of a range of pages alone, each with the time in which it was read.
+
+    Attributes:
+        first_pfn, end_pfn: the range.
+        leaves, ts_ns, ts_end_ns: of the direct map; what no leaf covers was a hole
+        window: when the whole range was read first.
+        n_unstable: as in `Snapshot`.
+    """
+
+    first_pfn: int
+    end_pfn: int
+    leaves: Leaves
+    ts_ns: U64
+    ts_end_ns: U64
+    window: tuple[int, int]
+    n_unstable: int
+
+    def table(self, number: int) -> pa.Table:
+        """Rows of the table `snapshots`, of the moment HOTPLUG; holes have rows of their own, of level NONE."""
+        end = self.leaves.pfn + np.array(LEAF_PAGES, np.uint64)[self.leaves.level]
+        begins = np.concatenate([np.array([self.first_pfn], np.uint64), end])
+        ends = np.concatenate([self.leaves.pfn, np.array([self.end_pfn], np.uint64)])
+        hole = begins < ends
+        n = int(hole.sum())
+        columns = {
+            "snapshot": np.full(n, number, np.uint32),
+            "moment": np.full(n, Moment.HOTPLUG, np.uint8),
+            "ts_ns": np.full(n, self.window[0], np.uint64),
+            "ts_end_ns": np.full(n, self.window[1], np.uint64),
+            "space": np.full(n, Space.DIRECT_MAP, np.uint8),
+            "pfn": begins[hole],
+            "level": np.full(n, Level.NONE, np.uint8),
+            "n_leaves": (ends - begins)[hole],
+            "attrs": np.zeros(n, np.uint64),
+        }
+        holes = pa.table(columns, schema=TABLES["snapshots"])
+        leaves = _rows(number, Moment.HOTPLUG, Space.DIRECT_MAP, self.leaves, self.ts_ns, self.ts_end_ns)
+        return pa.concat_tables([leaves, holes])
+
+
+def still_range(walker: Walker, touched: Callable[[], Touched], first_pfn: int, end_pfn: int) -> RangeSnapshot:
+    """A snapshot of the pages [first_pfn, end_pfn) alone, exact as that of `still`.
+
+    Entries that reach beyond the range are left out; hotplug makes none (split_mem_range, arch/x86/mm/init.c).
+    """
+    gigs = np.arange(first_pfn // LEAF_PAGES[Level.G1], -(-end_pfn // LEAF_PAGES[Level.G1]), dtype=np.uint64)
+    window_begin = time.monotonic_ns()
+    read = walker.gigs(gigs)
+    window = (window_begin, time.monotonic_ns())
+    leaves, begin, end, n_unstable, _ = _until_still(walker, touched, read, window)
+    pages = np.array(LEAF_PAGES, np.uint64)[leaves.level]
+    inside = (leaves.pfn >= np.uint64(first_pfn)) & (leaves.pfn + pages <= np.uint64(end_pfn))
+    inside &= np.isin(leaves.pfn >> np.uint64(18), gigs)
+    mine = Leaves(leaves.pfn[inside], leaves.level[inside], leaves.attrs[inside])
+    return RangeSnapshot(first_pfn, end_pfn, mine, begin[inside], end[inside], window, n_unstable)
+
+
+def _until_still(
+    walker: Walker, touched: Callable[[], Touched], leaves: Leaves, read: tuple[int, int]
+) -> tuple[Leaves, U64, U64, int, int]:
+    """Leaves read in the window `read`, with what changed meanwhile read again until nothing does.
+
+    Returns leaves, the times of each, units that never came to rest, and rounds.
+    """
+    begin, end = _full(read[0], leaves), _full(read[1], leaves)
+    window = np.array([read], np.uint64)
     # Units read last, with their windows: at first one window for all.
     units: U64 | None = None
     for n_rounds in range(MAX_ROUNDS):
         again = _units_touched(touched(), leaves, units, window)
         if len(again) == 0:
-            return Snapshot(leaves, begin, end, first.image, first.image_ts_ns, first.image_ts_end_ns, 0, n_rounds)
+            return leaves, begin, end, 0, n_rounds
         leaves, begin, end, window, units = _read_again(walker, again, leaves, begin, end)
-    return Snapshot(leaves, begin, end, first.image, first.image_ts_ns, first.image_ts_end_ns, len(again), MAX_ROUNDS)
+    return leaves, begin, end, len(again), MAX_ROUNDS
 
 
 def _units_touched(changes: Touched, leaves: Leaves, units: U64 | None, window: npt.NDArray[np.uint64]) -> U64:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from collect.probes import CHOKE_POINT, Features, RegionAlloc
+from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features
 from collect.records import RINGS
+from collect.region_probes import RegionProbe, region_probes
 from collect.rows import FREE_SCOPES
-from collect.schema import SCOPE_SPLIT, Cpa, PageEvent, RegionEvent, RegionKind, Tier
+from collect.schema import SCOPE_SPLIT, ChangeKind, Cpa, PageEvent, RegionEvent, RegionKind, Tier
 
 __all__ = ["source"]
+
+# Words of struct pt_regs (arch/x86/include/uapi/asm/ptrace.h): di, si, dx, cx, r8, r9; ax.
+ARGUMENTS = (14, 13, 12, 11, 9, 8)
+RETURNED = 10
 
 BPF_SOURCES = Path(__file__).parent / "bpf"
 
@@ -37,15 +42,16 @@ def source(
     constants |= {"CPA_PAGES_ARRAY": int(Cpa.PAGES_ARRAY), "SCOPE_SPLIT": SCOPE_SPLIT}
     constants |= dict(zip(("SCOPE_FREE", "SCOPE_FREE_BLOCK"), FREE_SCOPES, strict=True))
     constants |= {f"KIND_{kind.name}": int(kind) for kind in RegionKind}
+    constants |= {f"KIND_CHANGE_{kind.name}": int(kind) for kind in ChangeKind}
     constants |= {f"TIER_{tier.name}": int(tier) for tier in Tier}
     constants |= {f"EVENT_{event.name}": int(event) for event in RegionEvent}
     constants |= {f"EVENT_PAGE_{event.name}": int(event) for event in PageEvent}
     constants |= {f"{name.upper()}_PAGES": n_pages for name, n_pages in sizes.items()}
-    parts = [f"#define {name} {value}" for name, value in constants.items()]
+    parts = [f"#define {name} {value}{'ULL' if value >> 31 else ''}" for name, value in constants.items()]
     files = ["records.h"]
     if changes:
         parts.append("#define REGIONS")
-        files += ["regions.c", "changes.c"]
+        files += ["regions.c", "changes.c", *(["splits.c"] if features.splits else []), "other_writers.c"]
     if pages == "all":
         parts.append("#define PAGES_ALL")
         if page_ring is not None:
@@ -66,38 +72,54 @@ def _stubs(features: Features) -> list[str]:
         _fentry(features, CHOKE_POINT, "return change_entry(a0, a1, BY_FENTRY, 0);"),
         _fexit(features, CHOKE_POINT, "return change_exit(ctx, a0, ret);"),
     ]
-    for alloc in features.allocs:
-        size = _size(alloc)
-        tier = "TIER_ASKED" if alloc.kind < RegionKind.MODULE_ALLOC else "TIER_BACKING"
-        kind = f"KIND_{alloc.kind.name}"
-        parts.append(_fentry(features, alloc.function, f"region_alloc_enter({kind}, {size}); return 0;"))
-        parts.append(
-            _fexit(features, alloc.function, f"region_alloc_exit(ctx, {tier}, {kind}, ret, {size}); return 0;")
-        )
-    for free in features.frees:
-        asked = free.kind < RegionKind.MODULE_ALLOC
-        tier, group = ("TIER_ASKED", "CLASS_ASKED") if asked else ("TIER_BACKING", "CLASS_BACKING")
-        parts.append(
-            _fentry(features, free.function, f"region_free(ctx, {tier}, {group}, KIND_{free.kind.name}, a0); return 0;")
-        )
-        if not asked:
-            parts.append(_fexit(features, free.function, "region_free_exit(); return 0;"))
-    if features.secret_fault:
-        enter = "enter_scope(KIND_SECRET_PAGE, new_id(bpf_ktime_get_ns()), 4096); return 0;"
-        leave = "u64 a, b; u8 c; leave_scope(KIND_SECRET_PAGE, &a, &b, &c); return 0;"
-        parts += [_fentry(features, features.secret_fault, enter), _fexit(features, features.secret_fault, leave)]
-    if features.secret_free:
-        parts.append(_fentry(features, features.secret_free, "secret_page_free(ctx, frame_of(a0)); return 0;"))
-    pairs = {
-        "bpf_int_jit_compile": ("compile_enter(a0);", "compile_exit();"),
-        "load_module": ("enter_scope(KIND_MODULE, new_id(bpf_ktime_get_ns()), 0);", "module_scope_exit();"),
-        "vfree": ("block_free_enter(ctx, a0);", "block_free_exit();"),
-    }
-    for function, (enter, leave) in pairs.items():
-        if function in features.signatures:
-            parts.append(_fentry(features, function, f"{enter} return 0;"))
-            parts.append(_fexit(features, function, f"{leave} return 0;"))
+    if features.splits:
+        parts.append(_fentry(features, FLUSH, "return split_done(ctx, BY_FENTRY);"))
+    if COLLAPSE in features.signatures:
+        parts.append(_fentry(features, COLLAPSE, "return collapse_entry(a0);"))
+        parts.append(_fexit(features, COLLAPSE, "return writer_exit(ctx, KIND_CHANGE_COLLAPSE, ret, (s32)ret > 0);"))
+    for function, (start, n_bytes) in features.hotplug.items():
+        kind = f"KIND_CHANGE_{HOTPLUG[function].name}"
+        returns = "ret" if features.signatures[function][-1] else "0"
+        parts.append(_fentry(features, function, f"return hotplug_entry({kind}, a{start}, a{n_bytes});"))
+        parts.append(_fexit(features, function, f"return writer_exit(ctx, {kind}, {returns}, 1);"))
+    for number, probe in enumerate(region_probes(features)):
+        parts += _region_stubs(features, number, probe)
     return parts
+
+
+def _region_stubs(features: Features, number: int, probe: RegionProbe) -> list[str]:
+    """The programs at one function; `number` tells it from the others where a spare asks whether it was seen."""
+    function, exits = probe.function, int(bool(probe.leave))
+    if not probe.has_spare:
+        return [
+            _fentry(features, function, f"{probe.enter} return 0;"),
+            _fexit(features, function, f"{probe.leave} return 0;"),
+        ]
+    first = f"if (!first_at_entry({number}, BY_FENTRY, {exits})) return 0;"
+    parts = [
+        _fentry(features, function, f"{first} {probe.enter} return 0;"),
+        _spare(features, f"spare_enter_{function}", function, number, probe.enter, exits=exits),
+    ]
+    if probe.leave:
+        first = f"if (!first_at_exit({number}, BY_FENTRY)) return 0;"
+        parts.append(_fexit(features, function, f"{first} {probe.leave} return 0;"))
+        parts.append(_spare(features, f"spare_leave_{function}", function, number, probe.leave_spare, exits=None))
+    return parts
+
+
+def _spare(features: Features, name: str, function: str, number: int, body: str, *, exits: int | None) -> str:
+    """A kprobe's program (`exits` None: a kretprobe's): arguments and the return value from struct pt_regs."""
+    signature = features.signatures[function]
+    places = {f"a{i}": (place, signature[i]) for i, place in enumerate(ARGUMENTS[: len(signature) - 1])}
+    if exits is None:
+        places = {"ret": (RETURNED, signature[-1])}
+    copies = "".join(
+        f" u64 {value} = {'(u32)' if n_bytes == 4 else ''}ctx[{place}];"
+        for value, (place, n_bytes) in places.items()
+        if re.search(rf"\b{value}\b", body)
+    )
+    seen = f"first_at_exit({number}, BY_KPROBE)" if exits is None else f"first_at_entry({number}, BY_KPROBE, {exits})"
+    return f"int {name}(unsigned long long *ctx) {{ if (!is_armed() || !{seen}) return 0;{copies} {body} return 0; }}"
 
 
 def _page_stubs(features: Features) -> list[str]:
@@ -114,10 +136,6 @@ def _page_stubs(features: Features) -> list[str]:
     if split := features.page_functions.get("split"):
         parts.append(_fentry(features, split, "page_split(a0, a1); return 0;"))
     return parts
-
-
-def _size(alloc: RegionAlloc) -> str:
-    return "4096" if alloc.size_argument is None else f"a{alloc.size_argument}"
 
 
 def _stub(macro: str, features: Features, function: str, body: str, *, returns: bool) -> str:

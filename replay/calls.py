@@ -43,7 +43,9 @@ class Calls:
 def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int, end_ns: int) -> Calls:
     """The primary calls that ended after `start_ns` and began before `end_ns`."""
     in_time = (changes.exit_ns > start_ns) & (changes.ts_ns < end_ns)
-    rows = np.flatnonzero((changes.kind == ChangeKind.CPA) & (changes.depth == 0) & in_time)
+    # A nested call with a stack of its own is a primary one too, made in the reclaim of another's allocation.
+    primary = (changes.depth == 0) | (changes.stack_id != 0)
+    rows = np.flatnonzero((changes.kind == ChangeKind.CPA) & primary & in_time)
     page_owner = np.append(requests.owner(), -1)[steps.page_owned] if len(requests) else steps.page_owned
     step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
     owned = page_owner >= 0
@@ -70,7 +72,7 @@ def _roots(changes: Changes) -> Int64:
     if not len(ids):
         return root
     at = np.minimum(np.searchsorted(ids, changes.parent_id), len(ids) - 1)
-    found = (changes.parent_id != 0) & (ids[at] == changes.parent_id)
+    found = (changes.parent_id != 0) & (ids[at] == changes.parent_id) & (changes.stack_id == 0)
     parent = np.where(found, order[at], root)
     for _ in range(8):  # two levels of nesting in the kernel, reclaim inside a split may add a few
         parent = parent[parent]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.changes import Changes
+from analyze.observed_splits import ObservedSplits
 from analyze.rules import Window
 from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES, ChangeKind
@@ -21,6 +22,7 @@ __all__ = [
     "HOTPLUG_ADD",
     "HOTPLUG_REMOVE",
     "MAX_MASKS",
+    "SPLIT_LEFT",
     "Steps",
     "own",
     "read_steps",
@@ -33,6 +35,8 @@ Bools = npt.NDArray[np.bool_]
 CHANGE, COLLAPSE, HOTPLUG_ADD, HOTPLUG_REMOVE = (int(kind) for kind in ChangeKind)
 COLLAPSE_GIGA = 4
 """`Steps.op` is the `ChangeKind`, or this where a 1G entry was put back too."""
+SPLIT_LEFT = 5
+"""Or this: an entry that a call which failed had split before; `seen_level` is the Level that was split."""
 
 MAX_OWNED_PAGES = 1 << 29
 """Pages looked up one by one; 4 GiB of them here, and hours of churn on a large machine."""
@@ -50,7 +54,8 @@ class Steps:
         row: row of the changes table.
         pid: thread.
         entry_ns, exit_ns, pfn, n_pages, n_done, mask_set, mask_clr, force_split, has_pgd: as `analyze.rules` takes them.
-        seen_level, seen_attrs: the first page's entry that the probe saw afterwards (hotplug picks its own).
+        seen_level: the larger of the entries of the first and the last page that the probe saw afterwards.
+        seen_attrs: those of the first page's entry then (hotplug picks its own).
         mask_id: number of the pair of masks, for steps that change one whole page and nothing but attributes; else -1.
         page_first, page_owned: `page_owned[page_first[s] : page_first[s + 1]]` tells for each page asked for by step s
             which page of `Requests.pfn` it is, -1 for nobody's; a step without any owned page has no cell there.
@@ -78,7 +83,7 @@ class Steps:
         return len(self.op)
 
 
-def read_steps(changes: Changes, window: Window) -> Steps:
+def read_steps(changes: Changes, window: Window, observed: ObservedSplits) -> Steps:
     """The steps of a trace that count between its snapshots, nobody's as yet.
 
     Left out are calls that change nothing (no mask: their nested calls had only NX to change), pages never completed,
@@ -108,6 +113,23 @@ def read_steps(changes: Changes, window: Window) -> Steps:
     op[(op == COLLAPSE) & (changes.ret[row] == 2)] = COLLAPSE_GIGA
     added = (op != HOTPLUG_ADD) | (changes.ret[row] == 0)
     row, pfn, n_pages, in_array, op = row[added], pfn[added], n_pages[added], in_array[added], op[added]
+    level = np.maximum(changes.level_first[row], changes.level_last[row])
+
+    frame = observed.left_pfn // HUGE_FRAME_PAGES
+    left_row = observed.left_row
+    inside = (changes.exit_ns[left_row] > window.lo[frame]) & (changes.ts_ns[left_row] < window.hi[frame])
+    if inside.any():
+        place = np.empty(len(changes), np.int64)
+        place[changes.order] = np.arange(len(changes))
+        row = np.concatenate((row, left_row[inside]))
+        behind = np.argsort(place[row], kind="stable")  # each behind what its call has completed
+        n = int(inside.sum())
+        row = row[behind]
+        pfn = np.concatenate((pfn, observed.left_pfn[inside]))[behind]
+        n_pages = np.concatenate((n_pages, np.ones(n, np.int64)))[behind]
+        in_array = np.concatenate((in_array, np.ones(n, np.bool_)))[behind]
+        op = np.concatenate((op, np.full(n, SPLIT_LEFT, np.uint8)))[behind]
+        level = np.concatenate((level, observed.left_level[inside]))[behind]
     n_done = np.where(in_array, 1, changes.n_done[row])
     one_page = (op == CHANGE) & (n_pages == 1) & (n_done == 1)
     one_page &= (changes.force_split[row] == 0) & (changes.has_pgd[row] == 0)
@@ -124,7 +146,7 @@ def read_steps(changes: Changes, window: Window) -> Steps:
         mask_clr=changes.mask_clr[row],
         force_split=changes.force_split[row] != 0,
         has_pgd=changes.has_pgd[row] != 0,
-        seen_level=changes.level_first[row],
+        seen_level=level,
         seen_attrs=changes.attrs_first[row],
         mask_id=_mask_ids(changes.mask_set[row], changes.mask_clr[row], one_page),
         page_first=np.zeros(len(row) + 1, np.int64),

@@ -16,7 +16,7 @@ from replay.calls import Calls, read_calls
 from replay.host import read_host, whole_ram
 from replay.placement import Host
 from replay.requests import NEVER, Requests, read_requests
-from replay.steps import CHANGE, Steps, own, read_steps
+from replay.steps import CHANGE, SPLIT_LEFT, Steps, own, read_steps
 
 __all__ = ["GRID_POINTS", "Stream", "decode"]
 
@@ -55,7 +55,7 @@ class Stream:
     @property
     def n_put_back(self) -> int:
         """Steps that put large entries back or made new memory: after them a leaf may split again."""
-        return int(np.count_nonzero(self.steps.op != CHANGE))
+        return int(np.count_nonzero((self.steps.op != CHANGE) & (self.steps.op != SPLIT_LEFT)))
 
     def start_map(self, n_symbolic: int = 0) -> DirectMap:
         """The direct map at the start, with room for symbolic blocks behind it."""
@@ -83,7 +83,7 @@ class Stream:
 def decode(trace: Trace) -> Stream:
     """Decode a trace for any number of policies. Raises TraceError."""
     rebuilt = rebuild(trace)
-    steps = read_steps(rebuilt.changes, rebuilt.window)
+    steps = read_steps(rebuilt.changes, rebuilt.window, rebuilt.observed)
     requests = read_requests(trace)
     n_all = len(requests)
     exact_from = int(rebuilt.window.lo.max()) if len(rebuilt.window.lo) else 0

@@ -18,9 +18,10 @@ from analyze.entries import RODATA_FIRST as RODATA_FIRST_CELL
 from analyze.entries import SYMBOLIC as SYMBOLIC_CELL
 from analyze.hotplug import add_range, remove_range
 from analyze.jit import kernel
+from analyze.rules import split_leaf
 from collect.schema import Level, Pte
 from replay.placement import GONE
-from replay.steps import CHANGE, COLLAPSE, COLLAPSE_GIGA, HOTPLUG_ADD, HOTPLUG_REMOVE
+from replay.steps import CHANGE, COLLAPSE, COLLAPSE_GIGA, HOTPLUG_ADD, HOTPLUG_REMOVE, SPLIT_LEFT
 
 __all__ = [
     "CANDIDATES",
@@ -42,10 +43,10 @@ UInt64 = npt.NDArray[np.uint64]
 
 _ORDINARY = np.uint64(int(Pte.P | Pte.RW))
 _GONE = GONE
-_K4, _M2 = int(Level.K4), int(Level.M2)
+_K4, _M2, _G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 _FRAME, _FRAME_SHIFT, _GIGA_SHIFT = FRAME, FRAME_SHIFT, GIGA_SHIFT
 _CHANGE, _COLLAPSE, _COLLAPSE_GIGA = CHANGE, COLLAPSE, COLLAPSE_GIGA
-_ADD, _REMOVE = HOTPLUG_ADD, HOTPLUG_REMOVE
+_ADD, _REMOVE, _SPLIT_LEFT = HOTPLUG_ADD, HOTPLUG_REMOVE, SPLIT_LEFT
 _SYMBOLIC_CELL, _RODATA_FIRST_CELL, _RODATA_END_CELL = SYMBOLIC_CELL, RODATA_FIRST_CELL, RODATA_END_CELL
 
 SPLIT_REAL, SPLIT_SYM, HOSTED, HOSTED_WHOLE, LIVE_REAL, LIVE_SYM, CANDIDATES, GIGA_REAL, STEPS, PEAK_LO, PEAK_HI = (
@@ -182,11 +183,15 @@ def _apply(
 
 @kernel
 def _other(
-    m: Entries, log: SplitLog, op: int, pfn: int, n_pages: int, level: int, attrs: np.uint64,
+    m: Entries, log: SplitLog, row: int, exit_ns: int, op: int, pfn: int, n_pages: int, level: int, attrs: np.uint64,
     special: npt.NDArray[np.int32], hostable: npt.NDArray[np.bool_], split_now: npt.NDArray[np.bool_],
     split_in_run: npt.NDArray[np.bool_], tally: Int64,
 ) -> int:  # fmt: skip
-    """Large entries put back by the recorded kernel, and memory that came or went. 0, or the status of a failure."""
+    """Large entries put back by the recorded kernel, memory that came or went, and what a call that failed had split.
+
+    0, or the status of a failure.
+    """
+    n_logged = log.n[0]
     first, last = pfn >> _FRAME_SHIFT, (pfn + max(n_pages, 1) - 1) >> _FRAME_SHIFT
     if op in (_COLLAPSE, _COLLAPSE_GIGA):
         last = first
@@ -196,8 +201,14 @@ def _other(
         remove_range(m, pfn, n_pages)
     elif op == _ADD and add_range(m, pfn, n_pages, level, attrs) < 0:
         return -1
+    elif op == _SPLIT_LEFT:
+        status = split_leaf(m, log, row, exit_ns, pfn, level)
+        if status < 0:
+            return status
+        if level == _G1:
+            tally[GIGA_REAL] += log.n[0] - n_logged
     symbolic = m.meta[_SYMBOLIC_CELL] >> _FRAME_SHIFT
-    _resync(m, log, log.n[0], first, last, symbolic, special, hostable, split_now, split_in_run, tally)
+    _resync(m, log, n_logged, first, last, symbolic, special, hostable, split_now, split_in_run, tally)
     return 0
 
 
@@ -283,7 +294,7 @@ def walk_steps(
         at = _sample(exit_ns[s], at, grid_ns, curves, tally)
         if op[s] != _CHANGE:
             status = _other(
-                m, log, op[s], pfn[s], n_pages[s], seen_level[s], seen_attrs[s],
+                m, log, row[s], exit_ns[s], op[s], pfn[s], n_pages[s], seen_level[s], seen_attrs[s],
                 special, hostable, split_now, split_in_run, tally,
             )  # fmt: skip
             if status < 0:

@@ -15,7 +15,7 @@ struct call_key {
 
 struct call {
 	u64 ts, call_id, parent_id, address, n_pages, mask_set, mask_clr, entry_before, pages;
-	u64 parent_cpa, sp;
+	u64 parent_cpa, sp, split_seen;
 	u32 flags;
 	u8 depth, bits, has_pgd, check_alias, level_before, seen_by;
 	u8 pad[6];
@@ -23,7 +23,8 @@ struct call {
 
 BPF_HASH(calls, struct call_key, struct call, 16384);
 
-#define MAX_ARRAY_CHUNKS 256
+// 65,536 pages, a buffer of 256 MB; the rest of a longer array is counted as lost.
+#define MAX_ARRAY_CHUNKS 1024
 
 static __always_inline u64 read64(u64 at)
 {
@@ -67,13 +68,10 @@ static __always_inline void emit_array(u64 call_id, u64 pages, u64 n_pages)
 		// beyond which no page begins. (The size must not depend on n_pages: the verifier would follow every path.)
 		if (bpf_probe_read_kernel(record->page, sizeof(record->page), (void *)at) < 0)
 			bpf_probe_read_kernel(record->page, -at & (sizeof(record->page) - 1), (void *)at);
-		array_ring.ringbuf_submit(record, 0);
+		array_ring.ringbuf_submit(record, NO_WAKEUP);
 	}
 	lose(LOST_ARRAY);
 }
-
-#define BY_KPROBE 1
-#define BY_FENTRY 2
 
 // Calls that fentry did not see, counted at their exit.
 BPF_PERCPU_ARRAY(kprobe_only, u64, 1);
@@ -127,13 +125,59 @@ static __always_inline int change_entry(u64 cpa, u32 check_alias, u8 by, u64 sp)
 	return 0;
 }
 
+// The record of a call that returns, sent; what stands in the page tables now is looked up for its first page and for the
+// last of `n_done`. False where there was no room.
+static __always_inline bool emit_change(struct call *call, u8 kind, u64 stack_key, u64 n_done, s32 ret)
+{
+	struct change_record *record = change_ring.ringbuf_reserve(sizeof(*record));
+	u64 ids = bpf_get_current_pid_tgid(), last = n_done ? n_done - 1 : 0, slot;
+
+	if (!record) {
+		lose(LOST_CHANGE);
+		return false;
+	}
+	record->ts = call->ts;
+	record->call_id = call->call_id;
+	record->parent_id = call->parent_id;
+	record->stack_key = stack_key;
+	record->address = call->address;
+	record->n_pages = call->n_pages;
+	record->n_done = n_done;
+	record->mask_set = call->mask_set;
+	record->mask_clr = call->mask_clr;
+	record->entry_before = call->entry_before;
+	record->level_before = call->level_before;
+	record->pid = ids;
+	record->tgid = ids >> 32;
+	record->flags = call->flags;
+	record->ret = ret;
+	record->cpu = bpf_get_smp_processor_id();
+	record->depth = call->depth;
+	record->bits = call->bits;
+	record->has_pgd = call->has_pgd;
+	record->check_alias = call->check_alias;
+	record->kind = kind;
+	bpf_get_current_comm(record->comm, sizeof(record->comm));
+	record->level_first = walk(call->address, &record->entry_first, &slot);
+	if (!last) {
+		record->level_last = record->level_first;
+		record->entry_last = record->entry_first;
+	} else {
+		u64 at = call->pages ? array_address(call->pages, last) : call->address + last * 4096;
+
+		record->level_last = walk(at, &record->entry_last, &slot);
+	}
+	record->end = bpf_ktime_get_ns();
+	change_ring.ringbuf_submit(record, NO_WAKEUP);
+	return true;
+}
+
 static __always_inline int change_exit(void *ctx, u64 cpa, s32 ret)
 {
-	u64 ids = bpf_get_current_pid_tgid(), last, slot, id, pfn, stack_key = 0;
-	struct call_key key = {.tid = (u32)ids, .cpa = cpa};
-	struct change_record *record;
-	struct task *task;
+	struct call_key key = {.tid = (u32)bpf_get_current_pid_tgid(), .cpa = cpa};
 	struct call *call = calls.lookup(&key);
+	u64 pfn, stack_key = 0;
+	struct task *task;
 	u8 depth;
 
 	if (!call) {
@@ -148,62 +192,25 @@ static __always_inline int change_exit(void *ctx, u64 cpa, s32 ret)
 			__sync_fetch_and_add(n, 1);
 	}
 	depth = call->depth;
-	id = call->call_id;
 	task = this_task();
 	if (task) {
 		task->call_id = call->parent_id;
 		task->cpa = call->parent_cpa;
 		task->depth = depth;
 	}
-	// Before the change itself: whoever reads a change from its ring finds the stack in the other.
-	if (!depth)
+	// Before the change itself: whoever reads a change from its ring finds the stack in the other. A nested call has
+	// its parent's stack, unless it is a primary call of another user's, nested in the reclaim of a split's allocation:
+	// an alias call never checks aliases in its turn (cpa_process_alias passes 0).
+	if (!depth || call->check_alias)
 		stack_key = emit_stack(ctx);
-	record = change_ring.ringbuf_reserve(sizeof(*record));
-	if (!record) {
-		lose(LOST_CHANGE);
-		goto out;
-	}
-	record->ts = call->ts;
-	record->call_id = id;
-	record->parent_id = call->parent_id;
-	record->stack_key = stack_key;
-	record->address = call->address;
-	record->n_pages = call->n_pages;
-	record->n_done = read64(cpa + CPA_CURPAGE_OFFSET);
-	record->mask_set = call->mask_set;
-	record->mask_clr = call->mask_clr;
-	record->entry_before = call->entry_before;
-	record->level_before = call->level_before;
-	record->pid = ids;
-	record->tgid = ids >> 32;
-	record->flags = call->flags;
-	record->ret = ret;
-	record->cpu = bpf_get_smp_processor_id();
-	record->depth = depth;
-	record->bits = call->bits;
-	record->has_pgd = call->has_pgd;
-	record->check_alias = call->check_alias;
-	bpf_get_current_comm(record->comm, sizeof(record->comm));
-	last = record->n_done ? record->n_done - 1 : 0;
-	record->level_first = walk(call->address, &record->entry_first, &slot);
-	if (!last) {
-		record->level_last = record->level_first;
-		record->entry_last = record->entry_first;
-	} else {
-		u64 at = call->pages ? array_address(call->pages, last) : call->address + last * 4096;
-
-		record->level_last = walk(at, &record->entry_last, &slot);
-	}
-	record->end = bpf_ktime_get_ns();
 	pfn = (call->address - PAGE_OFFSET_BASE) >> 12;
-	change_ring.ringbuf_submit(record, 0);
-	if (!depth && task && top_scope(task) == KIND_SECRET_PAGE && !ret) {
+	if (emit_change(call, KIND_CHANGE_CPA, stack_key, read64(cpa + CPA_CURPAGE_OFFSET), ret) && !depth && task &&
+	    top_scope(task) == KIND_SECRET_PAGE && !ret) {
 		if (call->mask_clr & 1)
 			secret_page_alloc(top_region(task), pfn, stack_key);
 		else if (call->mask_set & 1)
 			secret_page_free(ctx, pfn);
 	}
-out:
 	// Last, so that whoever finds no running call in the map finds its record in the ring.
 	calls.delete(&key);
 	if (task)

@@ -27,6 +27,7 @@ enum loss {
 	LOST_TASK,		// no room in the map of tasks, or scopes nested too deep
 	LOST_SCOPE,		// no room in the map of secret pages or live regions
 	LOST_BULK,		// a bulk allocation that could not be followed: no room, or too many pages
+	LOST_SPLIT,		// no room in the ring of splits
 	N_LOSSES
 };
 
@@ -37,9 +38,17 @@ struct change_record {
 	u32 pid, tgid, flags;
 	s32 ret;
 	u16 cpu;
-	u8 depth, bits, has_pgd, check_alias, level_before, level_first, level_last;
-	u8 pad[7];
+	u8 depth, bits, has_pgd, check_alias, level_before, level_first, level_last, kind;
+	u8 pad[6];
 	char comm[16];
+};
+
+struct split_record {
+	u64 ts, call_id, address, entry;
+	u32 pid;
+	u16 cpu;
+	u8 level;
+	u8 pad[1];
 };
 
 struct stack_record {
@@ -77,6 +86,7 @@ struct page_record {
 };
 
 BPF_RINGBUF_OUTPUT(change_ring, CHANGE_RING_PAGES);
+BPF_RINGBUF_OUTPUT(split_ring, SPLIT_RING_PAGES);
 BPF_RINGBUF_OUTPUT(stack_ring, STACK_RING_PAGES);
 BPF_RINGBUF_OUTPUT(array_ring, ARRAY_RING_PAGES);
 BPF_RINGBUF_OUTPUT(region_ring, REGION_RING_PAGES);
@@ -182,7 +192,7 @@ static __always_inline u64 emit_stack(void *ctx)
 	record->n_bytes = bpf_get_stack(ctx, record->ip, sizeof(record->ip), 0);
 	if (record->n_bytes < 0)
 		lose(LOST_STACK);
-	stack_ring.ringbuf_submit(record, 0);
+	stack_ring.ringbuf_submit(record, NO_WAKEUP);
 	return key;
 }
 

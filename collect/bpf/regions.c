@@ -13,6 +13,62 @@
 BPF_HASH(live_regions, u64, u64, 262144);
 BPF_HASH(secret_pfns, u64, u64, 262144);
 
+// An fentry or fexit program is skipped while a preempted task is inside it on the same CPU (see collect/bpf/changes.c).
+// So a kprobe stands before it and a kretprobe behind it, and whichever comes first does the work: the second finds what
+// the first has left here. None of the functions calls itself.
+#define BY_KPROBE 1
+#define BY_FENTRY 2
+
+struct seen_key {
+	u32 tid, function;
+};
+
+BPF_HASH(entered, struct seen_key, u8, 16384);
+
+// Entries that a kprobe saw, those of them that fentry met then, and exits that a kretprobe had to take.
+BPF_PERCPU_ARRAY(region_spares, u64, 3);
+
+static __always_inline void count_spare(u32 which)
+{
+	u64 *n = region_spares.lookup(&which);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+static __always_inline int first_at_entry(u32 function, u8 by, int has_exit)
+{
+	struct seen_key key = {.tid = (u32)bpf_get_current_pid_tgid(), .function = function};
+	u8 *seen = entered.lookup(&key);
+
+	if (by == BY_KPROBE) {
+		count_spare(0);
+	} else if (seen && *seen == BY_KPROBE) {
+		count_spare(1);
+		if (has_exit)
+			*seen = BY_KPROBE | BY_FENTRY;
+		else
+			entered.delete(&key);
+		return 0;
+	} else if (!has_exit) {
+		return 1;
+	}
+	entered.update(&key, &by);
+	return 1;
+}
+
+static __always_inline int first_at_exit(u32 function, u8 by)
+{
+	struct seen_key key = {.tid = (u32)bpf_get_current_pid_tgid(), .function = function};
+
+	if (!entered.lookup(&key))
+		return by == BY_FENTRY;
+	entered.delete(&key);
+	if (by == BY_KPROBE)
+		count_spare(2);
+	return 1;
+}
+
 #define MAX_CHUNKS 128
 #define HUGE_SIZE (2ULL << 20)
 
@@ -35,6 +91,14 @@ static __always_inline u64 top_region(struct task *task)
 	u32 n = task->n_scopes;
 
 	return n && n <= SCOPES ? task->region_id[scope_index(n - 1)] : 0;
+}
+
+static __always_inline u64 top_size(void)
+{
+	struct task *task = this_task();
+	u32 n = task ? task->n_scopes : 0;
+
+	return n && n <= SCOPES ? task->size[scope_index(n - 1)] : 0;
 }
 
 static __always_inline void enter_scope(u8 kind, u64 region_id, u64 size)
@@ -132,7 +196,7 @@ static __always_inline void emit_frames(u64 region_id, u64 address, u64 n_bytes)
 			record->address = at = at & ~(HUGE_SIZE - 1);
 			at += HUGE_SIZE;
 		}
-		frames_ring.ringbuf_submit(record, 0);
+		frames_ring.ringbuf_submit(record, NO_WAKEUP);
 	}
 	if (at < end)
 		lose(LOST_FRAMES);
@@ -205,7 +269,7 @@ static __always_inline void region_alloc_exit(void *ctx, u8 tier, u8 kind, u64 a
 		bpf_probe_read_kernel(record->name, 16, (void *)(aux + AUX_NAME_OFFSET));
 	}
 #endif
-	region_ring.ringbuf_submit(record, 0);
+	region_ring.ringbuf_submit(record, NO_WAKEUP);
 }
 
 static __always_inline void region_free(void *ctx, u8 tier, u8 class, u8 kind, u64 address)
@@ -226,7 +290,7 @@ static __always_inline void region_free(void *ctx, u8 tier, u8 class, u8 kind, u
 		return;
 	}
 	fill_region(record, id, 0, stack_key, address, 0, EVENT_FREE, tier, kind);
-	region_ring.ringbuf_submit(record, 0);
+	region_ring.ringbuf_submit(record, NO_WAKEUP);
 }
 
 static __always_inline void region_free_exit(void)
@@ -315,7 +379,7 @@ static __always_inline void module_event(void *ctx, u64 module, u8 event)
 	}
 	fill_region(record, id, 0, stack_key, 0, 0, event, TIER_ASKED, KIND_MODULE);
 	bpf_probe_read_kernel(record->name, sizeof(record->name), (void *)(module + MODULE_NAME_OFFSET));
-	region_ring.ringbuf_submit(record, 0);
+	region_ring.ringbuf_submit(record, NO_WAKEUP);
 }
 
 RAW_TRACEPOINT_PROBE(module_load)
@@ -353,7 +417,7 @@ static __always_inline void secret_page_alloc(u64 id, u64 pfn, u64 stack_key)
 	fill_region(record, id, 0, stack_key, 0, 4096, EVENT_ALLOC, TIER_ASKED, KIND_SECRET_PAGE);
 	record->map_level = 1;
 	record->entry = pfn << 12 | 1;
-	region_ring.ringbuf_submit(record, 0);
+	region_ring.ringbuf_submit(record, NO_WAKEUP);
 }
 
 static __always_inline void secret_page_free(void *ctx, u64 pfn)
@@ -368,5 +432,5 @@ static __always_inline void secret_page_free(void *ctx, u64 pfn)
 		return;
 	}
 	fill_region(record, id, 0, stack_key, 0, 0, EVENT_FREE, TIER_ASKED, KIND_SECRET_PAGE);
-	region_ring.ringbuf_submit(record, 0);
+	region_ring.ringbuf_submit(record, NO_WAKEUP);
 }

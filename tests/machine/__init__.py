@@ -62,6 +62,7 @@ def write_trace(directory: Path, seed: int, *, scale: float = 1.0, kernel_style:
     m.counters()
     started = m.tick()
     _run(m, running, until=m.snapshot(Moment.START, 1))
+    _run(m, [users.starved(m, TASKS[4], 3 * GIGA)])
     m.open.append((3 * GIGA, 4 * GIGA))
     _run(m, running, most=int(3000 * scale))
     _run(m, [*running, bpf(m, COLLECTOR)], leave=1)

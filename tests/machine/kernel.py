@@ -155,8 +155,12 @@ class Machine:
         check_alias: bool = True,
         force_split: bool = False,
         parent: int = 0,
+        fails_at: int | None = None,
     ) -> Steps:
-        """One call of __change_page_attr_set_clr on neighbouring pages (or a pages array), nested calls included."""
+        """One call of __change_page_attr_set_clr on neighbouring pages (or a pages array), nested calls included.
+
+        `fails_at`: pages completed when no page is left for another table; what was split above the next one stays.
+        """
         while self.frozen and not parent:
             yield
         self.in_flight += not parent
@@ -180,13 +184,21 @@ class Machine:
                     yield from self.call(task, (), [pfn], mask_set, mask_clr, check_alias=False, parent=row["call_id"])
         else:
             for first, n in [(pfn, 1) for pfn in pfns] if array else [(pfns[0], len(pfns))]:
-                for level, _ in model.change(first, n, mask_set, mask_clr, force_split=force_split):
+                done = n if fails_at is None else fails_at
+                made = model.change(first, n, mask_set, mask_clr, force_split=force_split, n_done=done)
+                if fails_at is not None:
+                    row |= {"ret": -12, "n_done": fails_at}
+                    page = first + fails_at
+                    made += [(3, page)] if model.split(page, 3) else []
+                for level, leaf in made:
                     self.splits[level] += 1
+                    self._split_seen(task, row["call_id"], space, model, level, max(leaf, first))
             if space == Space.KERNEL_IMAGE and check_alias:
                 yield from self.call(task, (), pfns, mask_set, mask_clr, check_alias=False, parent=row["call_id"])
             elif self.random.random() < 0.05:
                 yield
-        for end, pfn in (("first", pfns[0]), ("last", pfns[-1])):
+        last = pfns[-1] if fails_at is None else pfns[max(fails_at, 1) - 1]
+        for end, pfn in (("first", pfns[0]), ("last", last)):
             row[f"level_{end}"], row[f"attrs_{end}"] = self._look(model, pfn) if mapped else (1, P)
         row["duration_ns"] = self.tick() - row["ts_ns"]
         if space == Space.DIRECT_MAP:
@@ -194,6 +206,17 @@ class Machine:
         if self.recording:
             self.recorder.rows["changes"].append(row)
         self.in_flight -= not parent
+
+    def _split_seen(self, task: Task, call_id: int, space: Space, model: PageModel, level: int, page: int) -> None:
+        if not self.recording:
+            return
+        address = self.direct_address(page) if space == Space.DIRECT_MAP else IMAGE_BASE + (page - IMAGE[0]) * 4096
+        self.recorder.rows["splits"].append(
+            {
+                "ts_ns": self.tick(), "call_id": call_id, "cpu": task.cpu, "pid": task.pid, "space": int(space),
+                "address": address, "pfn": page, "level": level - 1, "attrs": model.attrs[page],
+            }
+        )  # fmt: skip
 
     def _look(self, model: PageModel, pfn: int) -> tuple[int, int]:
         """What the probe's page-table walk sees; the CPU has set A and D on some of the pages."""

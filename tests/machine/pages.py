@@ -68,6 +68,14 @@ class PageModel:
                     done += min(rest, first + size - here)
         return splits
 
+    def split(self, page: int, level: int) -> bool:
+        """Split the leaf of `level` above a page; False if there is none (any more)."""
+        if self.level[page] != level:
+            return False
+        first, size = self.leaf(page)
+        self._split(first, size, self._protected(first, size, self.attrs[page]) != self.attrs[page])
+        return True
+
     def _masked(self, attrs: int, mask_set: int, mask_clr: int) -> int:
         attrs = attrs & ~mask_clr | mask_set
         return attrs if attrs & PRESENT else attrs & ~GLOBAL

@@ -55,7 +55,7 @@ class Recorder:
             "command": ["tests.machine"],
             "created": "2026-01-01T00:00:00Z",
             "cpu": {"model": "synthetic", "n_possible": 2, "n_online": 2, "emulated": True, "hypervisor": None},
-            "probes": {"attached": ["__change_page_attr_set_clr"], "missing": []},
+            "probes": {"attached": ["fentry+fexit:__change_page_attr_set_clr", "fentry:flush_tlb_all"], "missing": []},
             "sampling": {"pages": "scoped"},
             "losses": {},
             "clock": "CLOCK_MONOTONIC",

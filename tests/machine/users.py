@@ -214,6 +214,14 @@ def ranges(m: Machine, task: Task) -> Steps:
     m.used.difference_update(pfns)
 
 
+def starved(m: Machine, task: Task, whole: int) -> Steps:
+    """A range from below a 1G entry into it, when there is no memory for the second of the two tables it needs."""
+    pfns = list(range(whole - 5, whole + 7))
+    m.used.update(pfns)
+    stack = ("set_pages_ro", "kexec_mark_range", "arch_kexec_protect_crashkres", *SYSCALL)
+    yield from m.call(task, (*CALL, *stack), pfns, 0, RW, fails_at=5)
+
+
 def image(m: Machine, task: Task) -> Steps:
     """A page of the kernel's data made read-only in the high mapping, and through its alias in the direct map."""
     pfn = m.random.randrange(12288, 16384)

@@ -107,6 +107,24 @@ def test_rules_do_what_the_page_by_page_model_does(
         assert compiled.counts()[level] == model.level.count(level) // n_pages
 
 
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(rows=runs(), call=calls, at=pages, tables=st.integers(0, 2), rodata=st.booleans())
+def test_what_a_call_that_failed_has_split_stays_split(
+    rows: list[tuple[int, int, int, int]], call: Call, at: int, tables: int, rodata: bool
+) -> None:
+    """Of the tables that the page in work needed there were `tables` to be had."""
+    compiled, model = build(rows, (max(0, at - 3), min(at + 600, N_PAGES)) if rodata else (0, 0))
+    n = min(call.n_pages, N_PAGES - call.pfn)
+    done = min(n - 1, at % 1000)
+    how = {"mask_set": call.mask_set, "mask_clr": call.mask_clr, "n_done": done}
+    assert compiled.change(call.pfn, n, **how) == model.change(call.pfn, n, call.mask_set, call.mask_clr, n_done=done)
+    for level in (3, 2)[:tables]:
+        assert compiled.split(call.pfn + done, level) == model.split(call.pfn + done, level)
+    every = np.arange(N_PAGES)
+    np.testing.assert_array_equal(compiled.level_of(every), np.frombuffer(model.level, np.uint8))
+    np.testing.assert_array_equal(compiled.attrs_of(every), np.array(model.attrs, np.uint64))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rows=runs(), some=st.lists(calls, max_size=3))
 def test_a_map_written_as_runs_and_loaded_again_is_the_same(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from analyze.attribute import Attribution, User, attribute
@@ -51,6 +52,27 @@ def test_a_nested_call_has_its_parent_s_stack_and_user(rebuilt: Rebuild, attribu
     assert (columns["call_id"][root] == columns["parent_id"][nested]).all()
     assert (attribution.change_stack[nested] == columns["stack_id"][root]).all()
     assert (attribution.change_user[nested] == attribution.change_user[root]).all()
+
+
+def test_a_call_made_in_the_reclaim_of_another_s_is_its_own_user_s(trace: Trace, tmp_path: Path) -> None:
+    """As TTM's shrinker, which gives pages back while another's split waits for one: nested, with a stack of its own."""
+    table = trace.table("changes")
+    stacks = trace.table("stacks")
+    telling = next(name for name, user in SYMBOLS.items() if user == User.FTRACE)
+    reclaim = {"stack_id": 999, "frames": ["set_pages_array_wb+0x1", f"{telling}+0x2", "do_shrink_slab+0x3"]}
+    nested = (table["parent_id"].to_numpy() != 0) & (table["tgid"].to_numpy() == 1000)
+    row = int(nested.argmax())
+    stack_id = table["stack_id"].to_numpy().copy()
+    stack_id[row] = 999
+    at = table.column_names.index("stack_id")
+    changed = table.set_column(at, table.schema.field(at), pa.array(stack_id))
+    rewrite(trace.path, tmp_path / "t", "changes", changed)
+    more = stacks.from_pylist([*stacks.to_pylist(), reclaim], schema=stacks.schema)
+    reclaimed = open_trace(rewrite(tmp_path / "t", tmp_path / "t", "stacks", more))
+    found = attribute(reclaimed, rebuild(reclaimed))
+    assert found.change_root[row] == row
+    assert found.change_stack[row] == 999
+    assert found.change_user[row] == User.FTRACE
 
 
 def test_what_a_kworker_frees_later_belongs_to_the_region_that_was_there(

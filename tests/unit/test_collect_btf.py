@@ -53,8 +53,9 @@ class Blob:
         """A function that takes and returns numbers of type 1, `int`."""
         self.prototype(name, *[1] * n_params, returns=1)
 
-    def prototype(self, name: str, *params: int, returns: int) -> None:
-        words = tuple(word for param in params for word in (0, param))
+    def prototype(self, name: str, *params: int, returns: int, names: tuple[str, ...] = ()) -> None:
+        texts = [self.name(text) for text in names] or [0] * len(params)
+        words = tuple(word for pair in zip(texts, params, strict=True) for word in pair)
         proto = self.add(FUNC_PROTO, size_or_type=returns, vlen=len(params), words=words)
         self.add(FUNC, name, size_or_type=proto, vlen=1)
 
@@ -87,6 +88,15 @@ def test_functions_tell_their_parameters(blob: Blob, tmp_path: Path) -> None:
     btf = Btf(blob.write(tmp_path / "btf"))
     assert [n_params(btf, name) for name in ("none", "three", "one")] == [0, 3, 1]
     assert btf.signature("missing") is None
+
+
+def test_parameters_have_their_names(blob: Blob, tmp_path: Path) -> None:
+    blob.prototype("arch_remove_memory", 1, 1, 1, returns=0, names=("nid", "start", "size"))
+    blob.function("nameless", 2)
+    btf = Btf(blob.write(tmp_path / "btf"))
+    assert btf.parameters("arch_remove_memory") == ("nid", "start", "size")
+    assert btf.parameters("nameless") == ("", "")
+    assert btf.parameters("missing") is None
 
 
 def test_a_signature_is_the_width_of_each_parameter_and_of_what_is_returned(blob: Blob, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_recorder_gives_up_privileges_and_the_command_keeps_them(tmp_path: P
     code = (
         "from pathlib import Path; from collect.command import Command; from collect.privileges import give_up; import time\n"
         f"command = Command(['sh', '-c', 'grep CapPrm /proc/self/status > {tmp_path}/command'])\n"
-        f"give_up(Path({str(tmp_path)!r}), kprobes=False, command=True)\n"
+        f"give_up(Path({str(tmp_path)!r}), kprobes=False, hotplug=False, command=True)\n"
         "command.start()\n"
         "while command.poll() is None: time.sleep(0.01)\n"
         "print(open('/proc/self/status').read())"

@@ -59,7 +59,7 @@ def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
     memory = {"max_pfn": 8, "paging_levels": 4, "ranges": [[1, 8]], "physical_mask": None}
     kernel = Kernel(None, Features(), memory, 0, {"PHYS_MASK": 0})  # type: ignore[arg-type]
-    monkeypatch.setattr(recorder, "kernel_for_changes", lambda: kernel)
+    monkeypatch.setattr(recorder, "kernel_for_changes", lambda *, all_pages: kernel)
 
 
 def test_recording_without_privileges_is_refused_with_their_names(

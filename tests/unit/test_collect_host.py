@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from collect import host
+from collect.errors import HostError
 from collect.kcore import KERNEL_IMAGE_BASE
 
 CPU = """\
@@ -132,3 +133,15 @@ def test_a_kernel_without_them_has_none(files: dict[str, str]) -> None:
     assert (facts["rodata"], facts["kfence_pool"], facts["physical_mask"]) == (None, None, (1 << 52) - 1)
     off = Symbols(__kfence_pool=0xFFFF_FFFF_8300_0000)
     assert host.memory_facts(Kcore({0xFFFF_FFFF_8300_0000: 0}), off)["kfence_pool"] is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("domain", "refused"), [(0, False), (1, True), (2, False), (0xAB_0000_0001, True)])
+def test_a_xen_pv_domain_is_refused_with_its_reason(files: dict[str, str], domain: int, refused: bool) -> None:
+    """Bare metal, PV, HVM; and a PV domain with something else behind the four bytes."""
+    kcore, symbols = Kcore({0xFFFF_FFFF_8300_0000: domain}), Symbols(xen_domain_type=0xFFFF_FFFF_8300_0000)
+    if not refused:
+        assert host.memory_facts(kcore, symbols)["max_pfn"] == Kcore.max_pfn  # type: ignore[arg-type]
+        return
+    with pytest.raises(HostError, match=r"a Xen PV domain: .* refused") as caught:
+        host.memory_facts(kcore, symbols)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

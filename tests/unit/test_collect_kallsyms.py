@@ -84,3 +84,9 @@ def test_hidden_addresses_are_an_error_that_names_the_switch(text: str, tmp_path
 def test_a_kernel_without_the_table_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="CONFIG_KALLSYMS"):
         Kallsyms(tmp_path / "missing")
+
+
+def test_a_function_ends_where_the_next_symbol_begins(path: Path) -> None:
+    symbols = Kallsyms(path)
+    assert symbols.extent("_stext") == (0xFFFF_FFFF_8100_0000, 0xFFFF_FFFF_8100_0500)
+    assert symbols.extent("missing") is None

@@ -129,3 +129,22 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="lacks init_top_pgt"):
         Kcore(path)
     assert "\n" not in str(missing.value)
+
+
+def test_memory_that_came_since_is_found_by_opening_anew(path: Path) -> None:
+    kcore = Kcore(path)
+    there = PAGE_OFFSET + 0x2_0000_0000
+    elf(path, [*AREAS, (there, 0x2_0000_0000, b"\5" * 4096)])
+    assert kcore.max_pfn == 0x10_0002
+    assert kcore.read_u64(there) == 0x0505_0505_0505_0505, "a page table may lie there"
+    assert kcore.max_pfn == 0x20_0001
+    assert kcore.ranges[-1] == [0x20_0000, 0x20_0001]
+
+
+def test_memory_that_went_is_gone_after_opening_anew(path: Path) -> None:
+    kcore = Kcore(path)
+    elf(path, AREAS[:-1])
+    kcore.reopen()
+    assert kcore.max_pfn == 0x101
+    with pytest.raises(HostError, match="cannot read"):
+        kcore.read_u64(PAGE_OFFSET + 0x1_0000_0000)

@@ -300,3 +300,30 @@ def test_a_run_ends_at_a_gap_another_level_or_another_key() -> None:
 def test_neighbours_are_as_far_apart_as_their_level_is_large() -> None:
     pfn = np.array([0, 512, 1023, 2 * GIG, 3 * GIG], np.uint64)
     assert runs(pfn, np.array([2, 2, 2, 3, 3], np.uint8)).tolist() == [0, 2, 3]
+
+
+def test_memory_that_kcore_does_not_list_is_found_by_its_entries(kcore: FakeKcore) -> None:
+    """As a DIMM that was added and is not online yet."""
+    assert kcore.walker().mapped_gigs(1024) == 2
+    kcore.map(700 * GIG, Level.G1, leaf(700 * GIG, RW | LARGE))
+    walker = kcore.walker()
+    assert walker.mapped_gigs(1024) == 701
+    assert walker.mapped_gigs(700) == 2, "beyond the limit lies another area of the kernel's"
+    assert listed(walker.direct_map()) == LEAVES
+    walker.reach(701 * GIG)
+    assert listed(walker.direct_map()) == [*LEAVES, (700 * GIG, 3, RW)]
+
+
+def test_the_area_of_a_kernel_that_is_not_randomised_is_searched_in_few_reads(kcore: FakeKcore) -> None:
+    """32 PB with 5 levels, 64 TB with 4."""
+    reads = 0
+    read = kcore.read_u64
+
+    def counting(virtual: int) -> int:
+        nonlocal reads
+        reads += 1
+        return read(virtual)
+
+    kcore.read_u64 = counting  # type: ignore[method-assign]
+    assert kcore.walker().mapped_gigs(32 << 20 if kcore.paging_levels == 5 else 64 << 10) == 2
+    assert reads < 2000

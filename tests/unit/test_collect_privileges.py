@@ -60,7 +60,7 @@ def test_where_nothing_is_lacking_nothing_is_said(monkeypatch: pytest.MonkeyPatc
 
 @as_root
 def test_root_keeps_what_the_rest_needs_and_nothing_else(tmp_path: Path) -> None:
-    status = python(f"give_up(Path({str(tmp_path)!r}), kprobes=True, command=True)")
+    status = python(f"give_up(Path({str(tmp_path)!r}), kprobes=True, hotplug=False, command=True)")
     kept = {Capability.BPF, Capability.SYSLOG, Capability.KILL}
     assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) & sum(1 << capability for capability in kept)
     assert int(status["CapPrm"], 16) >> Capability.BPF & 1
@@ -81,7 +81,7 @@ def test_under_sudo_it_goes_on_as_the_caller(tmp_path: Path, kprobes: bool) -> N
         f"directory = Path({str(directory)!r})\n"
         "from collect.durable import write_json\n"
         "from collect import privileges; privileges._code_is_readable = lambda: True  # the tests' Python may be root's\n"
-        f"give_up(directory, kprobes={kprobes}, command=False)\n"
+        f"give_up(directory, kprobes={kprobes}, hotplug=False, command=False)\n"
         "write_json(directory / 'manifest.json', {})"
     )
     status = python(code, sudo_uid=USER)
@@ -104,7 +104,7 @@ def test_where_the_caller_cannot_write_it_stays_root_and_can(tmp_path: Path) -> 
     closed.chmod(0o700)
     code = (
         f"directory = Path({str(directory)!r})\n"
-        "give_up(directory, kprobes=False, command=False)\n"
+        "give_up(directory, kprobes=False, hotplug=False, command=False)\n"
         "from collect.durable import write_json; write_json(directory / 'manifest.json', {})"
     )
     status = python(code, sudo_uid=USER)

@@ -14,15 +14,32 @@ from collect.compiler import import_bcc
 from collect.errors import HostError
 from collect.kallsyms import Kallsyms
 from collect.probes import CHOKE_POINT, CPA_MEMBERS, Features, probe_features
-from collect.schema import RegionKind
+from collect.schema import ChangeKind, RegionKind
 from collect.source import source
 
 INT = {("bpf_jit_binary_alloc", 0), ("bpf_prog_pack_alloc", 0), (CHOKE_POINT, 1), (CHOKE_POINT, 2)}
 """Parameters of four bytes, not eight; the number behind the last parameter is the return value's."""
 # Functions by the kernels of Debian that have them, with their number of parameters there.
-ALWAYS = {CHOKE_POINT: 2, "bpf_int_jit_compile": 1, "load_module": 3, "vfree": 1, "bpf_jit_free_exec": 1}
+ALWAYS = {
+    CHOKE_POINT: 2,
+    "flush_tlb_all": 0,
+    "arch_add_memory": 4,
+    "arch_remove_memory": 3,
+    "bpf_int_jit_compile": 1,
+    "load_module": 3,
+    "vfree": 1,
+    "bpf_jit_free_exec": 1,
+}
+PARAMETERS = {3: ("start", "size", "altmap"), 4: ("nid", "start", "size", "params")}
 KERNELS = {
-    "5.10": ALWAYS | {"bpf_jit_binary_alloc": 4, "bpf_jit_alloc_exec_page": 0, "module_alloc": 1, "module_memfree": 1},
+    "5.10": ALWAYS
+    | {
+        "arch_remove_memory": 4,
+        "bpf_jit_binary_alloc": 4,
+        "bpf_jit_alloc_exec_page": 0,
+        "module_alloc": 1,
+        "module_memfree": 1,
+    },
     "6.1": ALWAYS
     | {
         "bpf_jit_binary_alloc": 4,
@@ -40,6 +57,7 @@ KERNELS = {
         "execmem_alloc": 2,
         "execmem_vmalloc": 4,
         "execmem_free": 1,
+        "collapse_large_pages": 2,
         "secretmem_fault": 1,
         "secretmem_free_folio": 1,
     },
@@ -58,6 +76,13 @@ class FakeBtf:
     def signature(self, function: str) -> tuple[int, ...] | None:
         n = self.functions.get(function)
         return None if n is None else tuple(4 if (function, i) in INT else 8 for i in range(n + 1))
+
+    def parameters(self, function: str) -> tuple[str, ...] | None:
+        return (
+            PARAMETERS[self.functions[function]]
+            if function.startswith("arch_") and function in self.functions
+            else None
+        )
 
     def size(self, name: str) -> int | None:
         return {"page": self.page_bytes}.get(name)
@@ -93,10 +118,10 @@ def test_every_kernel_has_its_functions_attached_at_both_ends(kernel: str, tmp_p
     expected = {
         "5.10": "bpf_jit_binary_alloc bpf_jit_alloc_exec_page module_alloc module_memfree",
         "6.1": "bpf_jit_binary_alloc bpf_prog_pack_alloc module_alloc module_memfree secretmem_fault",
-        "7.2": "bpf_prog_pack_alloc execmem_alloc execmem_vmalloc execmem_free secretmem_fault vfree",
+        "7.2": "bpf_prog_pack_alloc execmem_alloc execmem_vmalloc execmem_free secretmem_fault vfree collapse_large_pages",
     }[kernel].split()
-    expected += [CHOKE_POINT, "bpf_int_jit_compile", "load_module"]
-    entry_only = ["bpf_jit_free_exec"] + {
+    expected += [CHOKE_POINT, "arch_add_memory", "arch_remove_memory", "bpf_int_jit_compile", "load_module"]
+    entry_only = ["bpf_jit_free_exec", "flush_tlb_all"] + {
         "5.10": [],
         "6.1": ["bpf_prog_pack_free", "secretmem_free_folio"],
         "7.2": ["bpf_prog_pack_free", "secretmem_free_folio"],
@@ -147,6 +172,31 @@ def test_a_region_is_of_its_tier_kind_and_size(
     assert f"region_alloc_exit(ctx, TIER_{tier}, KIND_{kind}, ret, {size});" in found[f"exit {function}"]
 
 
+def test_hotplug_is_told_its_range_wherever_the_parameters_stand(tmp_path: Path) -> None:
+    for kernel, start, size in (("5.10", "a1", "a2"), ("6.1", "a0", "a1")):
+        found = stubs(source(probed(tmp_path, KERNELS[kernel]), pages="scoped"))
+        added, removed = found["entry arch_add_memory"], found["entry arch_remove_memory"]
+        assert "hotplug_entry(KIND_CHANGE_HOTPLUG_ADD, a1, a2);" in added
+        assert f"hotplug_entry(KIND_CHANGE_HOTPLUG_REMOVE, {start}, {size});" in removed
+        assert "writer_exit(ctx, KIND_CHANGE_HOTPLUG_ADD, ret, 1);" in found["exit arch_add_memory"]
+
+
+def test_a_collapse_that_did_nothing_is_not_recorded(tmp_path: Path) -> None:
+    found = stubs(source(probed(tmp_path, KERNELS["7.2"]), pages="scoped"))
+    assert "writer_exit(ctx, KIND_CHANGE_COLLAPSE, ret, (s32)ret > 0);" in found["exit collapse_large_pages"]
+
+
+def test_splits_are_told_by_where_the_two_functions_lie(tmp_path: Path) -> None:
+    features = probed(tmp_path, KERNELS["6.1"])
+    choke, flush = (symbols(tmp_path, KERNELS["6.1"]).address(name) for name in (CHOKE_POINT, "flush_tlb_all"))
+    assert choke is not None
+    assert flush is not None
+    text = source(features, pages="none")
+    bounds = {"CHOKE_BEGIN": choke, "CHOKE_END": choke + 64, "FLUSH_BEGIN": flush, "FLUSH_END": flush + 64}
+    for name, value in bounds.items():
+        assert f"#define {name} {value}ULL" in text
+
+
 def test_a_free_is_told_by_its_address_and_keeps_its_pages_in_scope_if_it_backs(tmp_path: Path) -> None:
     found = stubs(source(probed(tmp_path, KERNELS["6.1"]), pages="scoped"))
     assert "region_free(ctx, TIER_ASKED, CLASS_ASKED, KIND_BPF_IMAGE, a0);" in found["entry bpf_prog_pack_free"]
@@ -165,7 +215,10 @@ def test_every_name_of_ours_that_the_programs_use_is_defined(kernel: str, tmp_pa
     defined = set(re.findall(r"^#define (\w+)", text, re.MULTILINE))
     assert used - defined - enumerated - given == set()
     codes = dict(re.findall(r"^#define KIND_(\w+) (\d+)$", text, re.MULTILINE))
-    assert {name: int(value) for name, value in codes.items()} == {kind.name: int(kind) for kind in RegionKind}
+    assert {name: int(value) for name, value in codes.items()} == {
+        **{kind.name: int(kind) for kind in RegionKind},
+        **{f"CHANGE_{kind.name}": int(kind) for kind in ChangeKind},
+    }
 
 
 def test_page_programs_are_left_out_when_pages_are_not_recorded(tmp_path: Path) -> None:
@@ -187,6 +240,7 @@ def test_what_a_kernel_lacks_is_named_with_what_it_costs(tmp_path: Path) -> None
     assert all(row.why and row.costs for row in missing)
     nothing = probed(tmp_path, {CHOKE_POINT: 2})
     assert "regions are not recorded" in [row.costs for row in nothing.missing]
+    assert "splits are rebuilt by our rules, not observed as well" in [row.costs for row in nothing.missing]
     assert set(stubs(source(nothing, pages="scoped"))) == {f"entry {CHOKE_POINT}", f"exit {CHOKE_POINT}"}
 
 
@@ -295,15 +349,19 @@ def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.Monkey
     groups = [f"{group}_programs_not_run" for group in program.GROUPS]
     loaded = program.Program.__new__(program.Program)
     loaded._all_pages, loaded.page_rings = False, None
-    loaded._before = dict.fromkeys([*program.LOSSES, *groups, "kprobe_only", "rescued"], 1)
+    loaded._before = dict.fromkeys(
+        [*program.LOSSES, *groups, "kprobe_only", "splits_rescued", "regions_rescued", "rescued"], 1
+    )
     now = loaded._before | {"pages_programs_not_run": 6, "rescued": 4, "changes_programs_not_run": 5, "kprobe_only": 3}
     monkeypatch.setattr(program.Program, "_lost_until_now", lambda self: now)
     assert {name: n for name, n in loaded.losses().items() if n} == {"changes_programs_not_run": 2}
     assert loaded.page_programs_not_run() == 2
+    now |= {"splits_programs_not_run": 4, "splits_rescued": 4}
     now |= {"rescued": 9, "kprobe_only": 5, "exits_programs_not_run": 7, "regions_programs_not_run": 2}
     assert {name: n for name, n in loaded.losses().items() if n} == {"regions_programs_not_run": 1}
     assert loaded.page_programs_not_run() == 0
-    assert set(loaded.losses()) == {*program.LOSSES, "changes_programs_not_run", "regions_programs_not_run"}
+    not_run = {f"{group}_programs_not_run" for group in ("changes", "splits", "regions")}
+    assert set(loaded.losses()) == {*program.LOSSES} | not_run
 
 
 @pytest.mark.parametrize(
@@ -311,7 +369,13 @@ def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.Monkey
     [
         (f"kfunc__vmlinux__{CHOKE_POINT}", "changes"),
         (f"kretfunc__vmlinux__{CHOKE_POINT}", "exits"),
+        ("kfunc__vmlinux__flush_tlb_all", "splits"),
+        ("kfunc__vmlinux__collapse_large_pages", "changes"),
+        ("kretfunc__vmlinux__arch_add_memory", "exits"),
         ("kprobe_change_entry", "spare"),
+        ("kprobe_split", "spare"),
+        ("spare_enter_execmem_alloc", "spare"),
+        ("spare_leave_bpf_prog_pack_alloc", "spare"),
         ("first_mm_page_alloc", "pages"),
         ("spare_mm_page_free", "spare"),
         ("kfunc__vmlinux__vfree", "vfree"),
@@ -321,3 +385,38 @@ def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.Monkey
 )
 def test_what_a_program_that_did_not_run_would_have_recorded(name: str, group: str) -> None:
     assert program._group(name) == group
+
+
+def spares(text: str) -> dict[str, str]:
+    return dict(
+        re.findall(r"^int (spare_(?:enter|leave)_\w+)\(unsigned long long \*ctx\) \{(.*)\}$", text, re.MULTILINE)
+    )
+
+
+def test_a_spare_stands_at_every_function_of_the_regions_but_vfree(kernel: str, tmp_path: Path) -> None:
+    features = probed(tmp_path, KERNELS[kernel])
+    text = source(features, pages="none")
+    at_entry = {name.removeprefix("entry ") for name in stubs(text) if name.startswith("entry ")}
+    at_exit = {name.removeprefix("exit ") for name in stubs(text) if name.startswith("exit ")}
+    others = {CHOKE_POINT, "flush_tlb_all", "collapse_large_pages", "arch_add_memory", "arch_remove_memory", "vfree"}
+    found = spares(text)
+    assert {name.removeprefix("spare_enter_") for name in found if "_enter_" in name} == at_entry - others
+    assert {name.removeprefix("spare_leave_") for name in found if "_leave_" in name} == at_exit - others
+
+
+def test_a_spare_does_what_the_program_it_stands_in_for_does(tmp_path: Path) -> None:
+    text = source(probed(tmp_path, KERNELS["6.1"]), pages="none")
+    first, spare = stubs(text), spares(text)
+    for name in ("bpf_prog_pack_alloc", "module_memfree", "secretmem_fault", "load_module"):
+        [number] = re.findall(r"first_at_entry\((\d+), BY_FENTRY, 1\)", first[f"entry {name}"])
+        assert f"first_at_entry({number}, BY_KPROBE, 1)" in spare[f"spare_enter_{name}"]
+        assert f"first_at_exit({number}, BY_FENTRY)" in first[f"exit {name}"]
+        assert f"first_at_exit({number}, BY_KPROBE)" in spare[f"spare_leave_{name}"]
+    # bpf_prog_pack_alloc(u32 size, ...): half of its register; at its exit no argument is left.
+    assert "u64 a0 = (u32)ctx[14]; region_alloc_enter(KIND_BPF_IMAGE, a0);" in spare["spare_enter_bpf_prog_pack_alloc"]
+    assert (
+        "u64 ret = ctx[10]; region_alloc_exit(ctx, TIER_ASKED, KIND_BPF_IMAGE, ret, top_size());"
+        in spare["spare_leave_bpf_prog_pack_alloc"]
+    )
+    assert "first_at_entry" in first["entry bpf_prog_pack_free"]
+    assert "spare_leave_bpf_prog_pack_free" not in spare

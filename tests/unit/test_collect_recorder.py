@@ -29,7 +29,9 @@ class Program:
 
     def __init__(self, *drained: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
         self.left = list(drained)
-        self.rings: dict[str, Any] = {}
+        self.rings: dict[str, Any] = {
+            name: SimpleNamespace(used=0, size=1 << 20) for name in ("change_ring", "array_ring")
+        }
         self.page_rings = None
         self.running: dict[int, int] = {}
         self.drains_while_running = 0
@@ -65,7 +67,7 @@ def recorder(program: Program) -> Recorder:
     made._drainer = Drainer(program)  # type: ignore[arg-type]
     made._meanwhile = Meanwhile(KERNEL)
     made._drainer.watch(made._meanwhile)
-    made._command = None
+    made._command = made._memory = None
     return made
 
 
@@ -221,7 +223,15 @@ def test_a_recording_that_is_refused_leaves_no_waiting_command(monkeypatch: pyte
 
     monkeypatch.setattr("collect.recorder.ask", lambda wanted: None)
     monkeypatch.setattr("collect.recorder.Command", prepared)
-    monkeypatch.setattr("collect.recorder.kernel_for_changes", lambda: refuse(changes=True))
+    monkeypatch.setattr("collect.recorder.kernel_for_changes", lambda *, all_pages: refuse(changes=True))
     with pytest.raises(HostError, match="no such kernel"):
         Recorder(Options(tmp_path / "trace"), ["sleep", "60"])
     assert made[0].status is not None
+
+
+def test_what_lies_behind_a_record_that_is_being_written_is_waited_for() -> None:
+    """The ring gives nothing at first, and the call that left its record there is over."""
+    program = Program(([], []), ([change(PAGE_OFFSET)], []))
+    waits = property(lambda self: 64 if program.left else 0)
+    program.rings["change_ring"] = type("Ring", (), {"used": waits, "size": 1 << 20})()
+    assert len(touched(recorder(program))) == 1

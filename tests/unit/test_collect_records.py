@@ -15,6 +15,7 @@ from collect import records
 HEADER = (Path(records.__file__).parent / "bpf" / "records.h").read_text()
 DTYPES = {
     "change_record": records.CHANGE,
+    "split_record": records.SPLIT,
     "stack_record": records.STACK,
     "array_record": records.ARRAY,
     "region_record": records.REGION,

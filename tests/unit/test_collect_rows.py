@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from collect.interning import trim
 from collect.kallsyms import Kallsyms
-from collect.records import ARRAY, CHANGE, CHUNK, FRAMES, PAGE, REGION, STACK
-from collect.rows import MAX_UNCLAIMED, RowMaker, trim
+from collect.records import ARRAY, CHANGE, CHUNK, FRAMES, PAGE, REGION, SPLIT, STACK
+from collect.rows import MAX_UNCLAIMED, RowMaker
 from collect.schema import (
     NO_PFN,
     SCOPE_SPLIT,
@@ -62,6 +63,7 @@ def maker(symbols: Path) -> RowMaker:
 
 LAYOUTS = {
     "change_ring": CHANGE,
+    "split_ring": SPLIT,
     "stack_ring": STACK,
     "array_ring": ARRAY,
     "region_ring": REGION,
@@ -79,7 +81,15 @@ def records(dtype: np.dtype[np.void], *rows: dict[str, Any]) -> np.ndarray:
 
 
 def tick(maker: RowMaker, **rings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """One tick's rows, as dictionaries, of the records given by ring (`change=[...]`, ...)."""
+    """The rows of the records given by ring (`change=[...]`, ...), as dictionaries; those held back are waited for."""
+    rows = one_tick(maker, **rings)
+    while maker.held:
+        for name, more in one_tick(maker).items():
+            rows[name] += more
+    return rows
+
+
+def one_tick(maker: RowMaker, **rings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     batch = {name: [records(dtype, *rings.pop(name.removesuffix("_ring"), []))] for name, dtype in LAYOUTS.items()}
     assert not rings
     tables = maker.tables(batch)
@@ -296,7 +306,7 @@ def test_parts_that_nobody_claims_do_not_pile_up(maker: RowMaker) -> None:
     lost = [{"call_id": 2 + i, "chunk": 0} for i in range(MAX_UNCLAIMED - 1)]
     tick(maker, array=old + lost + new)
     rows = tick(maker, change=[array_call(64, 1), array_call(64, 2 + MAX_UNCLAIMED)])["changes"]
-    assert [row["n_pfns_lost"] for row in rows] == [64, 0]
+    assert {row["call_id"]: row["n_pfns_lost"] for row in rows} == {1: 64, 2 + MAX_UNCLAIMED: 0}
 
 
 def test_frames_behind_a_region_are_in_order_of_address(maker: RowMaker) -> None:
@@ -477,6 +487,68 @@ def test_a_stack_waits_for_its_event(maker: RowMaker) -> None:
     tick(maker, stack=[stack(11, CPA)])
     [row] = tick(maker, change=[change(PAGE_OFFSET, stack_key=11)])["changes"]
     assert row["stack_id"] == 1
+
+
+def test_a_change_waits_a_tick_for_its_stack(maker: RowMaker) -> None:
+    """The stack was whole first, but lay in its ring behind one that another CPU was still writing."""
+    late, other = change(PAGE_OFFSET, stack_key=11), change(PAGE_OFFSET + 4096, call_id=8)
+    assert [row["call_id"] for row in one_tick(maker, change=[late, other])["changes"]] == [8]
+    assert maker.held == 1
+    [row] = one_tick(maker, stack=[stack(11, CPA)])["changes"]
+    assert (row["call_id"], row["stack_id"], maker.held) == (7, 1, 0)
+
+
+def test_a_change_that_waits_for_pages_of_its_array_loses_none(maker: RowMaker) -> None:
+    n = CHUNK + 3
+    whole = change(PAGE_OFFSET, flags=Cpa.PAGES_ARRAY, n_pages=n, n_done=n)
+    pages = [VMEMMAP + (0x400 + i) * 64 for i in range(2 * CHUNK)]
+    chunks = [{"call_id": 7, "chunk": i, "page": pages[i * CHUNK : (i + 1) * CHUNK]} for i in (0, 1)]
+    assert one_tick(maker, change=[whole], array=chunks[:1])["changes"] == []
+    [row] = one_tick(maker, array=chunks[1:])["changes"]
+    assert (row["pfns"], row["n_pfns_lost"]) == ([0x400 + i for i in range(n)], 0)
+
+
+def test_a_region_that_waits_keeps_its_frames_though_it_is_freed_meanwhile(maker: RowMaker) -> None:
+    made = region(MODULES, 4096, stack_key=11)
+    frames = {"region_id": 9, "address": MODULES, "level": Level.K4, "pte": ptes(0x77, 1)}
+    gone = region(MODULES, 0, event=RegionEvent.FREE, ts=60)
+    first = one_tick(maker, region=[made, gone], frames=[frames])["regions"]
+    assert [row["event"] for row in first] == [RegionEvent.FREE]
+    [row] = one_tick(maker, stack=[stack(11, CPA)])["regions"]
+    assert (row["pfns"], row["n_pfns_lost"], row["stack_id"]) == ([0x77], 0, 1)
+
+
+def test_a_split_is_stored_with_the_page_that_caused_it(maker: RowMaker) -> None:
+    where = PAGE_OFFSET + (0x345 << 12)
+    entry = 0x200 << 12 | KERNEL_RW | LARGE
+    [row] = tick(
+        maker, split=[{"ts": 5, "call_id": 7, "address": where, "entry": entry, "pid": 4, "cpu": 2, "level": Level.M2}]
+    )["splits"]
+    assert row == {
+        "ts_ns": 5,
+        "call_id": 7,
+        "cpu": 2,
+        "pid": 4,
+        "space": Space.DIRECT_MAP,
+        "address": where,
+        "pfn": 0x345,
+        "level": Level.M2,
+        "attrs": KERNEL_RW,
+    }
+
+
+def test_a_split_elsewhere_names_the_frame_of_its_entry(maker: RowMaker) -> None:
+    entry = 0x777 << 12 | KERNEL_RW
+    [row] = tick(maker, split=[{"address": MODULES, "entry": entry, "level": Level.K4}])["splits"]
+    assert (row["space"], row["pfn"]) == (Space.OTHER, 0x777)
+
+
+def test_memory_that_has_come_is_direct_map_from_then_on(maker: RowMaker) -> None:
+    beyond = change(PAGE_OFFSET + (MAX_PFN << 12))
+    assert tick(maker, change=[beyond])["changes"][0]["space"] == Space.OTHER
+    maker.max_pfn = MAX_PFN + 1
+    [row] = tick(maker, change=[beyond])["changes"]
+    assert (row["space"], row["pfn"]) == (Space.DIRECT_MAP, MAX_PFN)
 
 
 def test_a_stack_that_was_lost_is_none(maker: RowMaker) -> None:

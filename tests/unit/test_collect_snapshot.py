@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from collect import snapshot
 from collect.pagetables import Leaves
 from collect.schema import LEAF_PAGES, TABLES, Level, Moment, Space
-from collect.snapshot import MAX_ROUNDS, Snapshot, Touched, still, walk_once
+from collect.snapshot import MAX_ROUNDS, Snapshot, Touched, still, still_range, walk_once
 
 U64 = np.uint64
 FRAMES = 512
@@ -352,3 +352,50 @@ def test_totals_are_in_kilobytes_by_level(clock: Callable[[Machine], None]) -> N
         "DirectMap2M": 510 * 2048,
         "DirectMap1G": 1 << 20,
     }
+
+
+def covered(machine: Machine, first: int, end: int) -> list[tuple[int, int, int, int]]:
+    """Rows (pfn, level, leaves, ts) of a snapshot of a range, in order of page; they cover it once."""
+    taken = still_range(machine, machine.touched, first, end).table(5)  # type: ignore[arg-type]
+    assert taken.schema.equals(TABLES["snapshots"])
+    assert set(taken["moment"].to_pylist()) <= {Moment.HOTPLUG}
+    rows = sorted(
+        zip(*(taken[name].to_pylist() for name in ("pfn", "level", "n_leaves", "ts_ns")), strict=True),
+        key=lambda r: r[0],
+    )
+    page = first
+    for pfn, level, n, _ in rows:
+        assert pfn == page
+        page += n * max(1, LEAF_PAGES[level])
+    assert page == end
+    return rows
+
+
+def test_a_range_is_read_alone_and_its_holes_have_rows(clock: Callable[[Machine], None]) -> None:
+    machine = Machine(fresh())
+    clock(machine)
+    rows = covered(machine, 3 * 512, 7 * 512)
+    assert machine.reads == [("gig", 0)]
+    assert [row[:3] for row in rows] == [
+        (3 * 512, Level.M2, 1),
+        (4 * 512, Level.K4, 100),
+        (4 * 512 + 100, Level.NONE, 312),
+        (4 * 512 + 412, Level.K4, 100),
+        (5 * 512, Level.NONE, 512),
+        (6 * 512, Level.M2, 1),
+    ]
+
+
+def test_a_range_where_nothing_is_left_is_one_hole(clock: Callable[[Machine], None]) -> None:
+    machine = Machine(Map(gigs={1: 3}))
+    clock(machine)
+    [row] = covered(machine, 0, 512 * 512)
+    assert row[:3] == (0, Level.NONE, 512 * 512)
+
+
+def test_what_changes_while_a_range_is_read_is_read_again(clock: Callable[[Machine], None]) -> None:
+    machine = Machine(fresh(), [Change(1100, 1110, 1120, 6 * 512 + 1), Change(1100, 1110, 1120, 300 * 512)])
+    clock(machine)
+    rows = covered(machine, 6 * 512, 8 * 512)
+    assert [row[:2] for row in rows if row[3] > 1120][:1] == [(6 * 512, Level.K4)]
+    assert rows[-1][:2] == (7 * 512, Level.M2) and rows[-1][3] < 1100

@@ -101,6 +101,13 @@ def test_the_page_says_what_the_numbers_say(report: Path) -> None:
         assert limit in text
 
 
+def test_the_page_says_whether_each_split_was_seen(report: Path) -> None:
+    seen = numbers(report)["verification"]["splits_observed"]
+    text = text_of(report / "report.html")
+    assert ("Splits were not observed one by one" in text) is (seen is None)
+    assert ("Each split was seen as it was done" in text) is (seen is not None)
+
+
 def test_the_answer_is_two_sentences(report: Path) -> None:
     assert len(re.findall(r"\.(?= [A-Z0-9]|$)", numbers(report)["answer"])) == 2
 

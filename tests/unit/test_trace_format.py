@@ -17,7 +17,7 @@ from collect.errors import HostError, TraceError
 from collect.journal import TraceWriter
 from collect.manifest import FORMAT, MANIFEST
 from collect.recovery import recover
-from collect.schema import FORMAT_VERSION, TABLES
+from collect.schema import FORMAT_VERSION, TABLES, TABLES_SINCE
 from collect.trace import open_trace
 
 N_COUNTERS = 23
@@ -93,6 +93,21 @@ def test_what_is_written_is_read_back(trace: Path) -> None:
     assert opened.table("regions", ["pfns"])["pfns"].to_pylist() == [[5, 6, 7]]
     for name, schema in TABLES.items():
         assert opened.table(name).schema.equals(schema), name
+
+
+def test_a_table_that_an_older_format_lacks_reads_empty(trace: Path) -> None:
+    path = trace / "manifest.json"
+    older = json.loads(path.read_text())
+    for name, since in TABLES_SINCE.items():
+        assert since > 1
+        del older["tables"][name]
+    path.write_text(json.dumps(older | {"format_version": 1}))
+    opened = open_trace(trace)
+    for name in TABLES_SINCE:
+        assert (opened.n_rows(name), opened.table(name).schema) == (0, TABLES[name])
+    path.write_text(json.dumps(older))
+    with pytest.raises(TraceError, match="table 'splits' is not listed"):
+        open_trace(trace)
 
 
 def test_any_reader_of_parquet_opens_a_table_without_us(trace: Path) -> None:
@@ -205,6 +220,16 @@ def test_a_killed_recording_is_recovered_whole(tmp_path: Path) -> None:
     assert opened.table("counters")["value"].to_pylist() == list(range(20))
     assert opened.table("regions")["pfns"].to_pylist() == [[5, 6, 7]]
     assert not (directory / "journal").exists()
+
+
+def test_a_recovery_knows_of_memory_that_came_since_the_start(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "trace", manifest())
+    writer.append("counters", counters(0, 1))
+    writer.sync()
+    grown = manifest()["memory"] | {"max_pfn": 4096}
+    writer.note(manifest(memory=grown))
+    writer.abandon()
+    assert recover(tmp_path / "trace")["memory"]["max_pfn"] == 4096
 
 
 def test_a_journal_cut_anywhere_is_recovered_up_to_the_cut(tmp_path: Path) -> None:

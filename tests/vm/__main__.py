@@ -45,6 +45,7 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="5-level page tables (default: 4-level)",
     )
+    guest.add_argument("--append", default="", metavar="WORDS", help="for the kernel's command line")
     guest.add_argument("--aged", action="store_true", help="fragment the guest's memory first")
     guest.add_argument("--seed", type=int, default=1, help="for the load and the ageing")
     guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
@@ -90,6 +91,7 @@ def _job(args: argparse.Namespace, argv: list[str], out: Path) -> job.Job:
         cpus=args.cpus,
         la57=args.la57,
         accel=machine.accelerator(args.accel, kernel),
+        append=args.append,
     )
     prelude = ""
     if args.aged:

@@ -27,6 +27,7 @@ class Hardware:
     cpus: int
     la57: bool
     accel: str  # kvm or tcg
+    append: str = ""  # more words for the kernel's command line
 
     def flags(self) -> list[str]:
         """The QEMU options for it."""
@@ -81,7 +82,7 @@ def command(
         "console=ttyS0 panic=-1 oops=panic loglevel=4 audit=0 secretmem.enable=1 "
         "systemd.show_status=0 systemd.unit=multi-user.target rdinit=/init "
     )
-    argv = [QEMU, *hardware.flags(), *_bare(kernel, initrd, cmdline.strip())]
+    argv = [QEMU, *hardware.flags(), *_bare(kernel, initrd, (cmdline + hardware.append).strip())]
     argv += ["-chardev", f"file,id=console,path={wiring.console}", "-serial", "chardev:console"]
     argv += ["-device", "virtio-serial-pci"]
     ports = {"out": wiring.out, "err": wiring.err, "control": wiring.control}

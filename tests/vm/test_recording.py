@@ -68,6 +68,13 @@ def test_the_load_broke_something_up_that_the_kernel_counted_too(verification: d
     assert splits["counted_2m"] is not None, "6.1 counts splits in /proc/vmstat"
 
 
+def test_every_split_was_seen_as_it_was_done(verification: dict[str, Any]) -> None:
+    seen = verification["splits_observed"]
+    assert seen is not None, "the probe at flush_tlb_all is there on 6.1"
+    assert seen["count"] >= 20
+    assert seen["leaves_that_differ"] == 0, seen["list"]
+
+
 def test_a_report_can_be_made_of_it(recording: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analyze", "report", str(recording), "-o", str(tmp_path / "report")]
     subprocess.run(command, cwd=ROOT, timeout=300, check=True)
