@@ -13,6 +13,11 @@ KERNEL ?= 6.1
 LOAD ?= churn
 OUT ?= lab/$(KERNEL)-$(LOAD)
 LAB_KERNELS := 5.10 6.1 7.2
+# What `make bench-collect` runs, and where it writes: a part of it (ONLY=) does not replace the whole result.
+ROUNDS ?= 5
+SECONDS ?= 5
+ONLY ?=
+REPORT ?= $(if $(ONLY),,docs/overhead.md)
 # MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900 SCALE=0.3, and AGED=1, LA57=1 or FORCE=1 as switches.
 LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
@@ -20,11 +25,11 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills lint lab lab-setup lab-verify clean
+.PHONY: help venv demo test test-kills lint lab lab-setup lab-verify bench-collect clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo; echo "  make lab KERNEL=6.1 LOAD=churn [MEMORY=8G CPUS=2 SEED=1 SCALE=0.3 AGED=1 LA57=1 OUT=DIR FORCE=1]"
 
 demo: $(VENV)/.installed ## report and replay of every trace in sample_traces/, as one page
@@ -54,6 +59,10 @@ lab-verify: $(VENV)/.installed ## record churn on 5.10, 6.1 and 7.2 and verify e
 		$(PYTHON) -m tests.vm record --kernel $$kernel --load churn $(LAB_OPTIONS) --force -o lab/verify-$$kernel; \
 		$(BIN)/python -m analyze verify lab/verify-$$kernel; \
 	done
+
+bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
+	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
+		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),-o $(REPORT))
 
 clean: ## remove what make built here (.venv, demo, caches); recordings in lab/ stay
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
