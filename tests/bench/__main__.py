@@ -83,7 +83,8 @@ def _measure(args: argparse.Namespace, only: set[str]) -> dict[str, Any]:
         chosen = [everyone[0], *chosen]
     machine.require(["gcc", "make", *(one.program for one in chosen if one.program and one.name != "trace-cmd")])
     settings = Settings(seconds=args.seconds, megabytes=args.megabytes, files=args.files)
-    with tempfile.TemporaryDirectory(prefix="directmap-bench-") as name, tracefs.mounted() as no_tracefs:
+    no_tracefs = tracefs.mount_apart()
+    with tempfile.TemporaryDirectory(prefix="directmap-bench-") as name:
         scratch = Path(name)
         compiled(scratch)
         able, refused = _warm_up(chosen, settings, scratch, no_tracefs)

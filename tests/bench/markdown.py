@@ -45,8 +45,8 @@ NOTES = """\
 * Tracer's CPU: of its own processes, from the start of the load to their end, by a million events recorded. Attaching
   (for bpftrace and directmap: compiling) comes before and is not in it.
 * Load and tracer share {n_cpus} CPUs. Where the load fills them all, the tracer's own work slows it too.
-* `--only-pages` records page events alone, for a kernel may refuse fentry, and then nothing else can be recorded. Changes
-  and regions are rare events; their programs do not run when a page is allocated."""
+* `--only-pages` records page events alone, for a kernel may refuse fentry, and then nothing else can be recorded.
+  Changes and regions are rare events; their programs do not run when a page is allocated."""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -132,8 +132,8 @@ def _memory(memory: dict[str, Any]) -> str:
     rows = [[text, mb[name]] for name, text in MEMORY_ROWS.items() if name in mb]
     return (
         f"`--pages all` for {memory['seconds']:.0f} s at {memory['events_per_second'] / 1e6:.2f} M events/s, "
-        f"{memory['lost']:,} lost, {memory['bytes_per_event']:.2f} bytes an event; {memory['samples']} samples, one a second:"
-        "\n\n"
+        f"{memory['lost']:,} lost, {memory['bytes_per_event']:.2f} bytes an event; "
+        f"{memory['samples']} samples, one a second:\n\n"
         + _table(["resident memory of the recorder", ""], rows)
         + f"\n\nSlope of the last two thirds: {memory['slope_per_minute'] / 1e6:+.1f} MB a minute."
     )

@@ -152,7 +152,7 @@ def _rate(found: Figures, load: str) -> dict[str, Any]:
 
 
 def _complete(found: Figures) -> dict[str, Any]:
-    """Allocations only: a page in a batch of the LRU (mm/swap.c, struct cpu_fbatches) may be freed by who comes next."""
+    """Allocations only: a page in a batch of the LRU (mm/swap.c, cpu_fbatches) may be freed by who comes next."""
     name = "every page that the load touched stands in the trace, as allocated by its process"
     checked = [
         ours for load in found.values() for who, ours in load.items() if who == OURS_ALL and "load_pages" in ours

@@ -1,31 +1,33 @@
-"""tracefs, which perf and bpftrace read tracepoints from: mounted for as long as the benchmark runs, if it was not."""
+"""tracefs, which perf and bpftrace read tracepoints from: mounted in a mount namespace of the benchmark's own.
+
+So whatever is mounted here, also by a tracer (trace-cmd mounts debugfs, and leaves it), is gone with the last process
+the benchmark, however that ends.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["mounted"]
+__all__ = ["mount_apart"]
 
 MOUNT_POINT = Path("/sys/kernel/tracing")
+CLONE_NEWNS = 0x0002_0000
+"""include/uapi/linux/sched.h; os.unshare came with Python 3.12."""
 
 
-@contextmanager
-def mounted() -> Iterator[str | None]:
-    """None while tracefs is there; why not, in one line, where it cannot be mounted. What was mounted is taken away."""
-    if (MOUNT_POINT / "events").is_dir():
-        yield None
-        return
-    done = subprocess.run(
-        ["mount", "-t", "tracefs", "tracefs", MOUNT_POINT], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        yield f"tracefs cannot be mounted at {MOUNT_POINT}: {done.stderr.strip() or os.strerror(done.returncode)}"
-        return
-    try:
-        yield None
-    finally:
-        subprocess.run(["umount", MOUNT_POINT], check=False)
+def mount_apart() -> str | None:
+    """Leave the machine's mount namespace and see to it that tracefs is there. Returns in one line why not, or None."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS):
+        return f"no mount namespace of our own: {os.strerror(ctypes.get_errno())}"
+    commands = [["mount", "--make-rprivate", "/"]]
+    if not (MOUNT_POINT / "events").is_dir():
+        commands.append(["mount", "-t", "tracefs", "tracefs", str(MOUNT_POINT)])
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"{' '.join(command)}: {done.stderr.strip() or f'status {done.returncode}'}"
+    return None
