@@ -89,10 +89,12 @@ def _measure(args: argparse.Namespace, only: set[str]) -> dict[str, Any]:
         compiled(scratch)
         able, refused = _warm_up(chosen, settings, scratch, no_tracefs)
         runs: list[Run] = []
+        left_out: list[Run] = []
         processes = {}
         for each in (load(name, settings, scratch) for name in loads if name != MEMORY):
             processes[each.name] = each.processes
-            runs += _rounds(each, able, args, scratch)
+            kept_runs, noisy = _rounds(each, able, args, scratch)
+            runs, left_out = runs + kept_runs, left_out + noisy
         kept = None
         ours = [one for one in able if one.name == OURS_ALL]
         if MEMORY in loads and ours:
@@ -109,6 +111,7 @@ def _measure(args: argparse.Namespace, only: set[str]) -> dict[str, Any]:
         "figures": figures,
         "memory": kept,
         "runs": [asdict(run) for run in runs],
+        "left_out": [asdict(run) for run in left_out],
     }
 
 
@@ -133,7 +136,7 @@ def _warm_up(
     return able, refused
 
 
-def _rounds(each: Load, able: list[Contestant], args: argparse.Namespace, scratch: Path) -> list[Run]:
+def _rounds(each: Load, able: list[Contestant], args: argparse.Namespace, scratch: Path) -> tuple[list[Run], list[Run]]:
     if each.name != BUILD:
         return rounds(each, able, args.rounds, scratch)
     on_build = [one for one in able if one.name in ON_A_BUILD or args.only]

@@ -27,6 +27,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for load, figures in result["figures"].items():
         parts += [f"## {load}", _about(load, settings), _figures(load, figures, result["titles"])]
+        parts.append(_quiet(load, figures, result["left_out"]))
         parts += _checks(figures, result["titles"])
     if result["memory"]:
         parts += ["## Memory of the recorder", _memory(result["memory"])]
@@ -108,6 +109,17 @@ def _figures(load: str, figures: dict[str, Any], titles: dict[str, str]) -> str:
             ]
         )
     return _table(head, rows)
+
+
+def _quiet(load: str, figures: dict[str, Any], left_out: list[dict[str, Any]]) -> str:
+    """How far other processes were in the way."""
+    rounds = figures["untraced"]["seconds"]["rounds"]
+    n_out = len({run["round"] for run in left_out if run["load"] == load})
+    most = max(found["others_share"] for found in figures.values())
+    return (
+        f"{rounds} rounds; {n_out} more were left out, since others used the CPUs more. "
+        f"In the rounds shown others used at most {most:.0%} of them."
+    )
 
 
 def _checks(figures: dict[str, Any], titles: dict[str, str]) -> list[str]:

@@ -44,6 +44,7 @@ def _figures(pairs: Sequence[tuple[Run, Run]], processes: int) -> dict[str, Any]
     runs = [run for run, _ in pairs]
     events = sum(run.recorded.events for run in runs)
     made: dict[str, Any] = {
+        "others_share": max(run.others_share for run in runs),
         "seconds": over(lambda run, _: run.seconds),
         "slowdown": over(lambda run, bare: run.seconds_per_unit / bare.seconds_per_unit - 1),
         "cpu_slowdown": over(lambda run, bare: run.cpu_seconds_per_unit / bare.cpu_seconds_per_unit - 1),

@@ -19,10 +19,13 @@ from tests.bench.contestants import UNTRACED, Contestant, Recorded
 from tests.bench.loads import Load
 from tests.bench.watch import Watch
 
-__all__ = ["Run", "rounds", "run_once"]
+__all__ = ["QUIET", "Run", "rounds", "run_once"]
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
+QUIET = 0.1
+"""Most of the CPU time that others may use in a quiet run. What the kernel does for a tracer in threads of its own, such
+as writing to the disk, counts here as done by others, and stays well below."""
 STOP_SECONDS = 30.0
 NAME_OF_LOAD = 'echo $$ >"$0"; exec "$@"'
 """Says which process the load is, and that the tracer has attached: all of them start it only then."""
@@ -37,6 +40,8 @@ class Run:
         seconds, cpu_seconds: of the load itself, by its own clock.
         tracer_cpu_seconds: of the tracer's processes, from the start of the load to their own end.
         attach_cpu_seconds: of the same, before.
+        others_share: of all CPU time there was during the run, what processes used that are none of the benchmark's
+            (and what the hypervisor took away), 0 to 1.
     """
 
     load: str
@@ -47,6 +52,7 @@ class Run:
     cpu_seconds: float
     tracer_cpu_seconds: float
     attach_cpu_seconds: float
+    others_share: float
     recorded: Recorded
 
     @property
@@ -59,22 +65,34 @@ class Run:
         return self.cpu_seconds / (self.pages or 1)
 
 
-def rounds(load: Load, everyone: Sequence[Contestant], n_rounds: int, scratch: Path, *, first: int = 1) -> list[Run]:
-    """`n_rounds` times each contestant in turn; the one that begins changes, so that none always follows the same."""
-    runs = []
-    for number in range(first, first + n_rounds):
-        shift = number % len(everyone)
+def rounds(load: Load, everyone: Sequence[Contestant], n_rounds: int, scratch: Path) -> tuple[list[Run], list[Run]]:
+    """Each contestant in turn, until `n_rounds` rounds were quiet, but no more than twice as many.
+
+    The one that begins changes from round to round, so that none always follows the same. Returns the runs of the
+    `n_rounds` quietest rounds, which leave whole rounds out only and so favour nobody, and those left out.
+    """
+    made: list[list[Run]] = []
+    while len(made) < 2 * n_rounds and sum(_others_share(one) <= QUIET for one in made) < n_rounds:
+        shift = len(made) % len(everyone)
+        made.append([])
         for contestant in [*everyone[shift:], *everyone[:shift]]:
-            run, _ = run_once(load, contestant, scratch, number=number)
-            print(f"{load.name}, round {number}, {contestant.title}: {_headline(run)}", file=sys.stderr, flush=True)
-            runs.append(run)
-    return runs
+            run, _ = run_once(load, contestant, scratch, number=len(made))
+            print(f"{load.name}, round {len(made)}, {contestant.title}: {_headline(run)}", file=sys.stderr, flush=True)
+            made[-1].append(run)
+    kept = sorted(sorted(made, key=_others_share)[:n_rounds], key=lambda one: one[0].round)
+    left_out = [run for one in made if one not in kept for run in one]
+    return [run for one in kept for run in one], left_out
+
+
+def _others_share(one_round: Sequence[Run]) -> float:
+    """Of the run of a round in which others used most."""
+    return max(run.others_share for run in one_round)
 
 
 def _headline(run: Run) -> str:
-    if run.pages:
-        return f"{run.pages / run.seconds:,.0f} pages/s, {run.recorded.lost:,} events lost"
-    return f"{run.seconds:.2f} s, {run.cpu_seconds:.2f} s of CPU, {run.recorded.lost:,} events lost"
+    speed = f"{run.pages / run.seconds:,.0f} pages/s" if run.pages else f"{run.seconds:.2f} s"
+    noise = f", others used {run.others_share:.0%}" if run.others_share > QUIET else ""
+    return f"{speed}, {run.recorded.lost:,} events lost{noise}"
 
 
 def run_once(
@@ -93,6 +111,8 @@ def _run_in(
     folder: Path, load: Load, contestant: Contestant, number: int, sample_seconds: float | None
 ) -> tuple[Run, Watch]:
     result, pid_file = folder / "load.json", folder / "load.pid"
+    before = _cpu_seconds()
+    began = time.monotonic()
     argv = contestant.command(["sh", "-c", NAME_OF_LOAD, str(pid_file), *load.argv(result)], folder)
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
         process = subprocess.Popen(
@@ -107,6 +127,7 @@ def _run_in(
         raise
     finally:
         watch.close()
+    others = (_cpu_seconds() - before - used) / (time.monotonic() - began) / len(os.sched_getaffinity(0))
     if status is None:
         _stop(process)
         raise HostError(f"{contestant.title}: did not end in {load.limit_seconds:.0f} s under {load.name}; stopped")
@@ -123,6 +144,7 @@ def _run_in(
         cpu_seconds=said["cpu_seconds"],
         tracer_cpu_seconds=max(0.0, own),
         attach_cpu_seconds=watch.attach_cpu_seconds,
+        others_share=max(0.0, others),
         recorded=contestant.recorded(folder, said.get("pids", [])),
     )
     return run, watch
@@ -136,6 +158,13 @@ def _wait(pid: int, until: float) -> tuple[int | None, float]:
             return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
         time.sleep(POLL_SECONDS)
     return None, 0.0
+
+
+def _cpu_seconds() -> float:
+    """CPU time that all but this process have used, or that the hypervisor gave to other guests, since boot."""
+    # Documentation/filesystems/proc.rst: user, nice, system, idle, iowait, irq, softirq, steal
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
