@@ -15,14 +15,14 @@ from typing import Any
 
 from collect.errors import HostError
 from tests.bench import machine, result, tracefs
-from tests.bench.contestants import OURS_ALL, OURS_SCOPED, UNTRACED, Contestant, contestants
+from tests.bench.contestants import OURS_ALL, OURS_DEFAULT, UNTRACED, Contestant, contestants
 from tests.bench.loads import BUILD, LOADS, POPULATE, Load, Settings, compiled, load
 from tests.bench.markdown import markdown
 from tests.bench.rounds import Run, rounds, run_once
 
 MEMORY = "memory"
 WARM_UP_SECONDS = 1.0
-ON_A_BUILD = (UNTRACED, OURS_SCOPED, OURS_ALL, "perf")
+ON_A_BUILD = (UNTRACED, OURS_DEFAULT, OURS_ALL, "perf")
 
 
 def _parser(known: list[str]) -> argparse.ArgumentParser:
@@ -105,7 +105,7 @@ def _measure(args: argparse.Namespace, only: set[str]) -> dict[str, Any]:
         "machine": machine.describe(),
         "command": f"make bench-collect{_variables(args)}",
         "settings": asdict(settings) | {"files": settings.n_files, "rounds": args.rounds},
-        "titles": {one.name: one.title for one in everyone},
+        "titles": {one.name: one.title for one in [*everyone, *able]},
         "refused": refused,
         "goals": result.goals(figures, kept),
         "figures": figures,
@@ -120,20 +120,32 @@ def _warm_up(
 ) -> tuple[list[Contestant], dict[str, str]]:
     """One short run each, not counted: it fills the caches, and shows who is refused here, and why."""
     short = load(POPULATE, replace(settings, seconds=WARM_UP_SECONDS), scratch)
-    able, refused = [], {}
-    for one in chosen:
-        why = f"{one.program} is not installed" if one.missing() else no_tracefs if one.needs_tracefs else None
-        if why is None:
-            try:
-                run_once(short, one, scratch)
-            except HostError as error:
-                why = str(error).removeprefix(f"{one.title}: ")
+    able: list[Contestant] = []
+    refused: dict[str, str] = {}
+    todo = list(chosen)
+    while todo:
+        one = todo.pop(0)
+        why = _refusal(one, short, scratch, no_tracefs)
         if why is None:
             able.append(one)
             continue
         print(f"left out: {one.title}: {why}", file=sys.stderr, flush=True)
         refused[one.title] = why
+        if one.lesser:
+            todo.insert(0, one.lesser)
     return able, refused
+
+
+def _refusal(one: Contestant, short: Load, scratch: Path, no_tracefs: str | None) -> str | None:
+    if one.missing():
+        return f"{one.program} is not installed"
+    if one.needs_tracefs and no_tracefs:
+        return no_tracefs
+    try:
+        run_once(short, one, scratch)
+    except HostError as error:
+        return str(error).removeprefix(f"{one.title}: ")
+    return None
 
 
 def _rounds(each: Load, able: list[Contestant], args: argparse.Namespace, scratch: Path) -> tuple[list[Run], list[Run]]:

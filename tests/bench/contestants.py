@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,9 @@ import pyarrow.parquet as pq
 from collect.schema import PageEvent
 from tests.bench import perf_data
 
-__all__ = ["OURS_ALL", "OURS_SCOPED", "UNTRACED", "Contestant", "Recorded", "contestants"]
+__all__ = ["OURS_ALL", "OURS_DEFAULT", "UNTRACED", "Contestant", "Recorded", "contestants"]
 
-UNTRACED, OURS_ALL, OURS_SCOPED = "untraced", "ours-all", "ours-default"
+UNTRACED, OURS_ALL, OURS_DEFAULT = "untraced", "ours-all", "ours-default"
 TRACEPOINTS = ("kmem:mm_page_alloc", "kmem:mm_page_free")
 
 
@@ -59,20 +60,41 @@ class Contestant:
     def recorded(self, folder: Path, pids: Sequence[int]) -> Recorded:
         return Recorded(0, 0, 0)
 
+    @property
+    def lesser(self) -> Contestant | None:
+        """The same with less, to be tried where this one is refused."""
+        return None
+
     def missing(self) -> str | None:
         """The program that has to be installed first, or None."""
         return self.program if self.program and shutil.which(self.program) is None else None
 
 
 class Ours(Contestant):
-    """`directmap-collect record --only-pages`: page events alone, since a kernel may allow no more (no fentry)."""
+    """Our recorder, at default settings or with every page event.
 
-    def __init__(self, name: str, pages: str, recorder: Sequence[str]) -> None:
-        self.name, self.title, self._pages, self._recorder = name, f"directmap, --pages {pages}", pages, recorder
+    Args:
+        recorder: the command that starts it.
+        whole: with everything that a recording has. Without, page events alone, for a kernel that allows no more.
+    """
+
+    def __init__(self, name: str, recorder: Sequence[str], *, whole: bool = True) -> None:
+        self.name, self._recorder, self._whole = name, recorder, whole
+        self.title = "directmap, --pages all" if name == OURS_ALL else "directmap, default"
+        if not whole:
+            self.title += ", page programs only"
+
+    @property
+    def lesser(self) -> Ours | None:
+        return Ours(self.name, self._recorder, whole=False) if self._whole else None
 
     def command(self, load: Sequence[str], folder: Path) -> list[str]:
-        options = ["record", "--only-pages", "--pages", self._pages, "-o", str(folder / "trace")]
-        return [*self._recorder, *options, "--", *load]
+        output = ["-o", str(folder / "trace"), "--", *load]
+        if self._whole:
+            return [*self._recorder, "record", *(["--pages", "all"] if self.name == OURS_ALL else []), *output]
+        if self.name == OURS_ALL:
+            return [*self._recorder, "record", "--only-pages", "--pages", "all", *output]
+        return [sys.executable, "-m", "tests.bench.default_recording", *output]
 
     def recorded(self, folder: Path, pids: Sequence[int]) -> Recorded:
         manifest: dict[str, Any] = json.loads((folder / "trace" / "manifest.json").read_text())
@@ -84,7 +106,7 @@ class Ours(Contestant):
             n_bytes=sum((folder / "trace" / segment["file"]).stat().st_size for segment in segments),
             losses=losses,
         )
-        if pids:
+        if pids and self.name == OURS_ALL:
             found.load_allocated, found.load_freed = _pages_of(
                 [folder / "trace" / segment["file"] for segment in segments], pids
             )
@@ -162,8 +184,8 @@ def contestants(recorder: Sequence[str]) -> list[Contestant]:
     """All of them, `untraced` first. `recorder`: the command that starts ours."""
     return [
         Contestant(),
-        Ours(OURS_SCOPED, "scoped", recorder),
-        Ours(OURS_ALL, "all", recorder),
+        Ours(OURS_DEFAULT, recorder),
+        Ours(OURS_ALL, recorder),
         Perf(),
         Bpftrace(),
         TraceCmd(),

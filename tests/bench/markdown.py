@@ -46,8 +46,9 @@ NOTES = """\
 * Tracer's CPU: of its own processes, from the start of the load to their end, by a million events recorded. Attaching
   (for bpftrace and directmap: compiling) comes before and is not in it.
 * Load and tracer share {n_cpus} CPUs. Where the load fills them all, the tracer's own work slows it too.
-* `--only-pages` records page events alone, for a kernel may refuse fentry, and then nothing else can be recorded.
-  Changes and regions are rare events; their programs do not run when a page is allocated."""
+* "page programs only": this kernel refuses the whole recording (see Not measured). All that runs when a page is
+  allocated or freed is attached, and the rest of the recorder runs as ever. What is missing runs when the direct map
+  changes or a region is made or freed: rare events, which these loads hardly cause."""
 
 
 def _machine(machine: dict[str, Any]) -> str:
@@ -153,7 +154,7 @@ def _memory(memory: dict[str, Any]) -> str:
 
 MEMORY_ROWS = {
     "attach_peak": "peak until attached (the compiler)",
-    "rings": "rings, mapped (each is mapped twice, and counted so)",
+    "rings": "rings, as mapped (BPF ring buffers twice)",
     "first": "first sample after attaching, rings apart",
     "last": "last sample, rings apart",
     "largest": "largest sample, rings apart",

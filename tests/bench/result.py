@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tests.bench.contestants import OURS_ALL, OURS_SCOPED, UNTRACED
+from tests.bench.contestants import OURS_ALL, OURS_DEFAULT, UNTRACED
 from tests.bench.costs import EVENTS_PER_PAGE, Spread, cost_per_event_ns, growth, slope_per_minute, spread
 from tests.bench.loads import BUILD, POPULATE, POPULATE_ALL_CPUS
 from tests.bench.rounds import Run
@@ -166,7 +166,7 @@ def _complete(found: Figures) -> dict[str, Any]:
 
 def _build(found: Figures) -> dict[str, Any]:
     name = "a build slowed by at most 1.2 % at default settings"
-    ours = found.get(BUILD, {}).get(OURS_SCOPED)
+    ours = found.get(BUILD, {}).get(OURS_DEFAULT)
     if not ours:
         return _goal(name, None, None)
     slow = Spread(**ours["slowdown"])
