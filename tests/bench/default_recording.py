@@ -1,8 +1,8 @@
 """A recording at default settings, less its fentry programs: for a kernel that refuses those, as many clouds' do.
 
-Run as a program by the benchmark: `python3 -m tests.bench.default_recording -o DIR -- COMMAND`. What runs for every page
-of the machine is what `directmap-collect record` attaches, text and maps, and the rest of the recorder is the same too.
-What is left out runs only when the direct map changes or a region is made or freed.
+Run as a program by the benchmark: `python3 -m tests.bench.default_recording -o DIR -- COMMAND`. What runs for every
+page of the machine is what `directmap-collect record` attaches, text and maps, and the rest of the recorder is the same
+too. What is left out runs only when the direct map changes or a region is made or freed.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ __all__ = ["QUIET", "Run", "rounds", "run_once"]
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
 QUIET = 0.1
-"""Most of the CPU time that others may use in a quiet run. What the kernel does for a tracer in threads of its own (such
-as writing to the disk) counts here as done by others, and stays well below."""
+"""Most of the CPU time that others may use in a quiet run. What the kernel does for a tracer in threads of its own (as
+writing to the disk) counts here as done by others, and stays well below."""
 STOP_SECONDS = 30.0
 NAME_OF_LOAD = 'echo $$ >"$0"; exec "$@"'
 """Says which process the load is, and that the tracer has attached: all of them start it only then."""
