@@ -34,6 +34,8 @@ typedef long long __s64, s64, int64_t;
 typedef unsigned long size_t, uintptr_t;
 typedef long ssize_t, intptr_t;
 typedef _Bool bool;
+#define true 1
+#define false 0
 typedef __u64 __attribute__((aligned(8))) __aligned_u64;
 #define __always_inline inline __attribute__((always_inline))
 """

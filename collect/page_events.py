@@ -15,7 +15,7 @@ import pyarrow as pa
 from collect.records import PAGE_EVENT
 from collect.schema import TABLES, PageEvent
 
-__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_events", "pack", "unpack"]
+__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_events", "of_records", "pack", "unpack"]
 
 PACKED_TABLE = "pages_packed"
 """Its name in the journal; it never becomes a table of the trace."""
@@ -54,6 +54,19 @@ def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
     n = len(columns["ts_ns"])
     columns |= {name: np.zeros(n, kind) for name, kind in (("scope", "u1"), ("region_id", "u8"), ("stack_id", "u4"))}
     return pa.table(columns, schema=TABLES["pages"])
+
+
+def of_records(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Whole records (`records.PAGE`) of pages outside of regions, packed (`records.PAGE_EVENT`)."""
+    wide = {
+        name: records[name].astype(np.uint64) for name in ("pfn", "order", "migratetype", "event", "cpu", "gfp", "pid")
+    }
+    events = np.empty(len(records), PAGE_EVENT)
+    events["ts"] = records["ts"]
+    events["what"] = wide["pfn"] | wide["order"] << np.uint64(40) | wide["migratetype"] << np.uint64(45)
+    events["what"] |= wide["event"] << np.uint64(49) | wide["cpu"] << np.uint64(52)
+    events["more"] = wide["gfp"] | wide["pid"] << np.uint64(32)
+    return events
 
 
 def blocks(first: int, n_pages: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:

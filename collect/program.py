@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from collect.atomic_fetch import put_fetch
 from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
 from collect.host import possible_cpus
@@ -229,6 +230,8 @@ class Program:
         return attached
 
     def _attach_raw(self, bcc: ModuleType, program: str, tracepoint: str) -> int:
+        if self.page_rings is not None and not put_fetch(bcc.lib, self._bpf.module, program.encode()):
+            raise HostError(f"{program}: the compiler left no place for the atomic fetch; this is a bug in directmap")
         function = self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT)
         link: int = bcc.lib.bpf_attach_raw_tracepoint(function.fd, tracepoint.encode())
         if link < 0:

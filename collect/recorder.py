@@ -25,7 +25,7 @@ from collect.meanwhile import Meanwhile
 from collect.memory_watch import memory_watch
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, program_runs, time_programs
-from collect.page_events import PACKED_TABLE, bulk_events, pack
+from collect.page_events import PACKED_TABLE, bulk_events, of_records, pack
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
 from collect.program import Program
@@ -239,14 +239,18 @@ class Recorder:
             self._status.count_splits(changes)
             if self._memory:
                 self._memory.note(changes)
-        for name, table in self._rows.tables(batch).items():
+        events = batch.get("page_events", [])
+        events += [bulk_events(records, self._kernel.vmemmap) for records in batch.get("bulk_ring", [])]
+        in_scope = []
+        for records in batch["page_ring"]:
+            scoped = (records["scope"] != 0) | (records["region_id"] != 0)
+            in_scope.append(records[scoped])
+            events.append(of_records(records[~scoped]))
+        for name, table in self._rows.tables(batch | {"page_ring": in_scope}).items():
             self._writer.append(name, table)
             if name == "regions":
                 self._follow_blocks(table)
             self._summary[name] = self._summary.get(name, 0) + table.num_rows
-        events = batch.get("page_events", [])
-        if bulk := batch.get("bulk_ring"):
-            events = [*events, *(bulk_events(records, self._kernel.vmemmap) for records in bulk)]
         for part in events:
             self._writer.append(PACKED_TABLE, pack(part))
             self._summary["pages"] += len(part)

