@@ -25,12 +25,13 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills lint lab lab-setup lab-verify bench-collect clean
+.PHONY: help venv demo test test-kills test-kernels lint lab lab-setup lab-verify bench-collect clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 	@echo; echo "  make lab KERNEL=6.1 LOAD=churn [MEMORY=8G CPUS=2 SEED=1 SCALE=0.3 AGED=1 LA57=1 OUT=DIR FORCE=1]"
+	@echo "  make test-kernels [CELLS='6.1-* *-5level-*' KEEP_GOING=1 TIMEOUT=600 SCALE=0.4]"
 
 demo: $(VENV)/.installed ## report and replay of every trace in sample_traces/, as one page
 	@$(BIN)/python -m replay.demo --traces sample_traces -o demo --force
@@ -59,6 +60,10 @@ lab-verify: $(VENV)/.installed ## record churn on 5.10, 6.1 and 7.2 and verify e
 		$(PYTHON) -m tests.vm record --kernel $$kernel --load churn $(LAB_OPTIONS) --force -o lab/verify-$$kernel; \
 		$(BIN)/python -m analyze verify lab/verify-$$kernel; \
 	done
+
+test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, verify each, write docs/kernels.md
+	$(BIN)/python -m tests.vm.matrix $(if $(CELLS),--cells '$(CELLS)') $(if $(filter 1,$(KEEP_GOING)),--keep-going) \
+		$(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(SCALE),--scale $(SCALE)) $(if $(SEED),--seed $(SEED))
 
 bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \

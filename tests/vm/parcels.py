@@ -10,7 +10,7 @@ from tests.vm import disks
 from tests.vm.errors import LabError
 
 # What a guest has no use for, and what may be large.
-_LEFT_OUT = (".git", ".venv", "venv", "__pycache__", ".*_cache", "sample_traces", "build", "dist")
+_LEFT_OUT = (".git", ".venv", "venv", "__pycache__", ".*_cache", "sample_traces", "build", "dist", "lab", "demo")
 _RESULTS_BYTES = 8 * 2**30
 
 
