@@ -46,6 +46,9 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
         help="5-level page tables (default: 4-level)",
     )
     guest.add_argument("--append", default="", metavar="WORDS", help="for the kernel's command line")
+    guest.add_argument("--device", action="append", default=[], metavar="DEVICE", help="one more, as QEMU's -device")
+    guest.add_argument("--slots", metavar="SIZE", help="room for memory that is plugged in while the guest runs: 2G")
+    guest.add_argument("--monitor", action="store_true", help="QEMU's monitor in the guest (tests/vm/loads/monitor.py)")
     guest.add_argument("--aged", action="store_true", help="fragment the guest's memory first")
     guest.add_argument("--seed", type=int, default=1, help="for the load and the ageing")
     guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
@@ -92,6 +95,9 @@ def _job(args: argparse.Namespace, argv: list[str], out: Path) -> job.Job:
         la57=args.la57,
         accel=machine.accelerator(args.accel, kernel),
         append=args.append,
+        devices=tuple(args.device),
+        slots_mb=machine.memory_mb(args.slots) if args.slots else 0,
+        monitor=args.monitor,
     )
     prelude = ""
     if args.aged:

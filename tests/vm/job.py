@@ -111,6 +111,7 @@ class _Run:
             out=port(_copier(sys.stdout.buffer)),
             err=port(_copier(sys.stderr.buffer)),
             control=port(self._control),
+            monitor=self._home / "monitor",
         )
         shares: dict[str, tuple[Path, bool]] = {}
         disks: list[tuple[Path, bool]] = []

@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.vm import cache, shell
@@ -19,6 +19,18 @@ QEMU = "qemu-system-x86_64"
 _KVM_SECONDS = 10
 
 
+_SLOTS = 8
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a load needs of the machine besides processors and memory; the fields are Hardware's."""
+
+    devices: tuple[str, ...] = ()
+    slots_mb: int = 0
+    monitor: bool = False
+
+
 @dataclass(frozen=True)
 class Hardware:
     """What the guest's machine is like."""
@@ -28,6 +40,18 @@ class Hardware:
     la57: bool
     accel: str  # kvm or tcg
     append: str = ""  # more words for the kernel's command line
+    devices: tuple[str, ...] = ()  # further ones, as QEMU's -device takes them
+    slots_mb: int = 0  # memory that can be plugged in while the guest runs
+    monitor: bool = False  # give the guest QEMU's monitor (QMP) as the port lab.monitor
+
+    def with_needs(self, needs: Needs) -> Hardware:
+        """The same machine with what a load needs besides."""
+        return replace(
+            self,
+            devices=(*self.devices, *needs.devices),
+            slots_mb=max(self.slots_mb, needs.slots_mb),
+            monitor=self.monitor or needs.monitor,
+        )
 
     def flags(self) -> list[str]:
         """The QEMU options for it."""
@@ -39,7 +63,10 @@ class Hardware:
             cpu = "max,erms=off,fsrm=off" if self.la57 else "max,erms=off,fsrm=off,la57=off"
             accel = "tcg,thread=multi,tb-size=512"
         flags = ["-machine", "q35", "-accel", accel, "-cpu", cpu]
-        return [*flags, "-m", f"{self.memory_mb}M", "-smp", str(self.cpus)]
+        memory = f"{self.memory_mb}M"
+        if self.slots_mb:
+            memory += f",slots={_SLOTS},maxmem={self.memory_mb + self.slots_mb}M"
+        return [*flags, "-m", memory, "-smp", str(self.cpus)]
 
 
 def version() -> str:
@@ -61,6 +88,7 @@ class Wiring:
     out: str
     err: str
     control: str
+    monitor: Path  # a socket that QEMU makes there
 
 
 def command(
@@ -89,6 +117,14 @@ def command(
     for number, (name, end) in enumerate(ports.items(), start=1):
         argv += ["-chardev", f"file,id={name},path={end},append=on"]
         argv += ["-device", f"virtserialport,chardev={name},name=lab.{name},nr={number}"]
+    if hardware.monitor:
+        # QEMU meets itself at a socket: what the guest writes to the port, its own monitor reads.
+        at = f"path={wiring.monitor}"
+        argv += ["-chardev", f"socket,id=monitor,{at},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
+        argv += ["-chardev", f"socket,id=asked,{at}"]
+        argv += ["-device", "virtserialport,chardev=asked,name=lab.monitor,nr=4"]
+    for device in hardware.devices:
+        argv += ["-device", device]
     for image, stays in [(userland.image, False), (kernel.disk, False), *more_disks]:
         # snapshot=on: what the guest writes goes to a temporary file, the image stays pristine.
         snapshot = "off" if stays else "on"

@@ -13,7 +13,14 @@ from pathlib import Path
 from tests.vm import cache, job, machine
 from tests.vm.errors import GuestLost, LabError
 
-LOADS = ("churn", "bpf", "system", "quiet")
+# Each is tests/vm/loads/NAME.py; and what it needs of the machine.
+LOADS = {
+    "churn": machine.Needs(),
+    "bpf": machine.Needs(),
+    "system": machine.Needs(),
+    "quiet": machine.Needs(),
+    "hotplug": machine.Needs(slots_mb=2048, monitor=True),
+}
 LAB_JSON = "lab.json"
 
 # The trace is written on the guest's own disk: a 9p share cannot mmap, and would take the host's
@@ -81,6 +88,7 @@ def run(recording: Recording, prepared: job.Job) -> int:
                 prepared,
                 argv=["sh", "-c", script],
                 out=work,
+                hardware=prepared.hardware.with_needs(LOADS[recording.load]),
                 systemd=prepared.systemd or recording.load == "system",
             )
         )
