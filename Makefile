@@ -18,6 +18,7 @@ ROUNDS ?= 5
 SECONDS ?= 5
 ONLY ?=
 REPORT ?= $(if $(ONLY),,docs/overhead.md)
+COUNT_KERNELS ?= 5.10 6.1 6.12 7.2
 # MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900 SCALE=0.3, and AGED=1, LA57=1 or FORCE=1 as switches.
 LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
@@ -25,7 +26,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-kernels lint lab lab-setup lab-verify bench-collect clean
+.PHONY: help venv demo test test-kills test-kernels test-counts lint lab lab-setup lab-verify bench-collect clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -68,6 +69,8 @@ test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, ver
 bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),-o $(REPORT))
+test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 secret pages on four kernels; count them
+	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(COUNT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_counted.py
 
 clean: ## remove what make built here (.venv, demo, caches); recordings in lab/ stay
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

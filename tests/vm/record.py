@@ -19,6 +19,8 @@ LOADS = {
     "bpf": machine.Needs(),
     "system": machine.Needs(),
     "quiet": machine.Needs(),
+    "counted": machine.Needs(),
+    "drm": machine.Needs(),
     "hotplug": machine.Needs(slots_mb=2048, monitor=True),
 }
 LAB_JSON = "lab.json"

@@ -177,12 +177,14 @@ class Cast:
     def __len__(self) -> int:
         return len(self._alive)
 
-    def enter(self, act: Act, memory: Memory, *, stays: bool = False) -> None:
+    def enter(self, act: Act, memory: Memory, *, stays: bool = False) -> Actor:
         """Start an actor; waits for an earlier one if too many are at work."""
-        self._alive.append(Actor(act, memory, stays=stays))
+        entered = Actor(act, memory, stays=stays)
+        self._alive.append(entered)
         self._counts["processes"] += 1
         if len(self._alive) > self._AT_WORK:
             self._alive[-1 - self._AT_WORK].wait()
+        return entered
 
     def wait_all(self) -> None:
         """Wait until everyone has done their work."""
