@@ -49,6 +49,14 @@ def _add_guest_options(parser: argparse.ArgumentParser) -> None:
     guest.add_argument("--device", action="append", default=[], metavar="DEVICE", help="one more, as QEMU's -device")
     guest.add_argument("--slots", metavar="SIZE", help="room for memory that is plugged in while the guest runs: 2G")
     guest.add_argument("--monitor", action="store_true", help="QEMU's monitor in the guest (tests/vm/loads/monitor.py)")
+    guest.add_argument(
+        "--for",
+        action="append",
+        default=[],
+        choices=record.LOADS,
+        help="what this load needs of the machine",
+        dest="needs",
+    )
     guest.add_argument("--aged", action="store_true", help="fragment the guest's memory first")
     guest.add_argument("--seed", type=int, default=1, help="for the load and the ageing")
     guest.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
@@ -99,6 +107,8 @@ def _job(args: argparse.Namespace, argv: list[str], out: Path) -> job.Job:
         slots_mb=machine.memory_mb(args.slots) if args.slots else 0,
         monitor=args.monitor,
     )
+    for load in args.needs:
+        hardware = hardware.with_needs(record.LOADS[load])
     prelude = ""
     if args.aged:
         prelude = f"python3 /repo/tests/vm/loads/age.py --seed {args.seed} >&2 || exit"

@@ -76,6 +76,8 @@ class _Run:
             files["use-systemd"] = b""
         if not self._job.kernel.shares:
             files["no-shares"] = b""
+        if self._job.hardware.vmlinuz:
+            files["vmlinuz"] = self._job.kernel.vmlinuz.read_bytes()
         path = self._home / "initrd"
         path.write_bytes(self._job.kernel.initramfs.read_bytes() + initramfs.job(files))
         return path

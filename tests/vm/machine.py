@@ -29,6 +29,8 @@ class Needs:
     devices: tuple[str, ...] = ()
     slots_mb: int = 0
     monitor: bool = False
+    cpu: str = ""
+    vmlinuz: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Hardware:
     devices: tuple[str, ...] = ()  # further ones, as QEMU's -device takes them
     slots_mb: int = 0  # memory that can be plugged in while the guest runs
     monitor: bool = False  # give the guest QEMU's monitor (QMP) as the port lab.monitor
+    cpu: str = ""  # further properties of it, as QEMU's -cpu takes them
+    vmlinuz: bool = False  # put the kernel's own image into the guest, as /run/lab/vmlinuz
 
     def with_needs(self, needs: Needs) -> Hardware:
         """The same machine with what a load needs besides."""
@@ -51,6 +55,8 @@ class Hardware:
             devices=(*self.devices, *needs.devices),
             slots_mb=max(self.slots_mb, needs.slots_mb),
             monitor=self.monitor or needs.monitor,
+            cpu=",".join(filter(None, (self.cpu, needs.cpu))),
+            vmlinuz=self.vmlinuz or needs.vmlinuz,
         )
 
     def flags(self) -> list[str]:
@@ -62,6 +68,8 @@ class Hardware:
             # Emulated, ERMS makes the kernel clear pages a byte at a time: five times slower.
             cpu = "max,erms=off,fsrm=off" if self.la57 else "max,erms=off,fsrm=off,la57=off"
             accel = "tcg,thread=multi,tb-size=512"
+        if self.cpu:
+            cpu += f",{self.cpu}"
         flags = ["-machine", "q35", "-accel", accel, "-cpu", cpu]
         memory = f"{self.memory_mb}M"
         if self.slots_mb:

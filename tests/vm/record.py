@@ -21,6 +21,8 @@ LOADS = {
     "quiet": machine.Needs(),
     "counted": machine.Needs(),
     "drm": machine.Needs(),
+    "decoy": machine.Needs(monitor=True, cpu="vendor=GenuineIntel"),
+    "kexec": machine.Needs(vmlinuz=True),
     "hotplug": machine.Needs(slots_mb=2048, monitor=True),
 }
 LAB_JSON = "lab.json"

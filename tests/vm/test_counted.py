@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,18 +17,11 @@ import pytest
 from collect.schema import RegionEvent, RegionKind
 from collect.trace import open_trace
 from tests.vm.loads.counted import MODULES, PROGRAMS, SECRET_PAGES
+from tests.vm.real_guests import MARKS, record
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 1500
 KERNELS = os.environ.get("DIRECTMAP_VM_KERNELS", "6.1").split()
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.skipif(
-        os.environ.get("DIRECTMAP_VM") != "1",
-        reason="boots a kernel as root; run: make test-counts",
-    ),
-]
+pytestmark = MARKS
 
 
 @dataclass(frozen=True)
@@ -56,21 +46,7 @@ class Counted:
 @pytest.fixture(scope="module", params=KERNELS)
 def counted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Counted:
     """One recording on each kernel."""
-    out = tmp_path_factory.mktemp("lab") / f"{request.param}-counted"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.vm",
-        "record",
-        "--kernel",
-        request.param,
-        "--load",
-        "counted",
-        "-o",
-        str(out),
-    ]
-    done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, f"{' '.join(command)} left with {done.returncode}; what it said stands above"
+    out = record("counted", tmp_path_factory.mktemp("lab") / request.param, kernel=request.param)
     trace = open_trace(out)
     regions = trace.table("regions").to_pandas()
     regions["name"] = regions["name_id"].map(trace.table("strings").to_pandas().set_index("string_id")["text"])

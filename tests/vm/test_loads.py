@@ -6,41 +6,19 @@ Boots guests as root: python3 -m tests.vm setup (once), then DIRECTMAP_VM=1 .ven
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import pytest
+from collect.schema import Cpa
+from collect.trace import open_trace
+from tests.vm.real_guests import MARKS, record, run, verify
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 900
 KB_PER_GB = 2**20
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.skipif(
-        os.environ.get("DIRECTMAP_VM") != "1",
-        reason="boots a kernel as root; run: DIRECTMAP_VM=1 .venv/bin/python -m pytest -m vm",
-    ),
-]
-
-
-def statistics(load: str, *options: str) -> dict[str, Any]:
-    """What a load says of itself after a run in a guest with Debian's 6.1."""
-    command = [sys.executable, "-m", "tests.vm", "run", "--kernel", "6.1", "--memory", "4G", *options]
-    command += ["--", "python3", f"tests/vm/loads/{load}.py"]
-    done = subprocess.run(
-        command, cwd=ROOT, timeout=SECONDS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
-    )
-    assert done.returncode == 0, f"{' '.join(command)} left with {done.returncode}; what it said stands above"
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+pytestmark = MARKS
 
 
 def test_memory_is_plugged_in_and_out_and_the_direct_map_follows() -> None:
-    told = statistics("hotplug", "--slots", "2G", "--monitor")
+    told = run("hotplug", "--memory", "4G")
     counts = told["counts"]
     assert counts["megabytes_plugged"] == 1024 + 512
     assert counts["dimms_unplugged"] == 1, counts
@@ -48,3 +26,30 @@ def test_memory_is_plugged_in_and_out_and_the_direct_map_follows() -> None:
     change = told["direct_map_change"]
     grown = sum(kb for name, kb in change.items() if name.startswith("DirectMap"))
     assert grown == KB_PER_GB, f"the DIMM that stayed has 1 GB, the kernel maps {grown} kB more: {change}"
+
+
+def test_every_page_of_a_pages_array_is_recorded(tmp_path: Path) -> None:
+    """A write-combining buffer is three arrays of all its pages: uncached, write-combining, and at its end write-back."""
+    trace = record("drm", tmp_path / "drm", "--memory", "4G")
+    counts = json.loads((trace / "lab.json").read_text())["load"]["statistics"]["counts"]
+    changes = open_trace(trace).table("changes").to_pandas()
+    arrays = changes[changes["flags"] & Cpa.PAGES_ARRAY != 0]
+    assert len(arrays) == 3 * counts["buffers"] == 3 * 36
+    assert arrays["n_pages"].max() > 2000
+    assert arrays["pfns"].map(len).sum() == arrays["n_done"].sum() == 3 * counts["buffer_pages"]
+    assert arrays["n_pfns_lost"].sum() == 0
+    found = verify(trace)
+    assert found["exact"] is True, found
+    assert found["splits"]["found_2m"] >= 20, found["splits"]
+
+
+def test_poisoned_pages_leave_the_map_through_decoy_addresses(tmp_path: Path) -> None:
+    trace = record("decoy", tmp_path / "decoy", "--memory", "4G")
+    said = json.loads((trace / "lab.json").read_text())["load"]["statistics"]
+    assert said["counts"] == {"pages_poisoned": 24}
+    changes = open_trace(trace).table("changes").to_pandas()
+    unmapped = changes[(changes["depth"] == 0) & changes["pfn"].isin(said["frames"])]
+    assert sorted(unmapped["pfn"]) == sorted(said["frames"])
+    found = verify(trace)
+    assert found["exact"] is True, found
+    assert found["splits"]["decoys_2m"] > 0, found["splits"]

@@ -5,8 +5,6 @@ Boots a guest as root: python3 -m tests.vm setup (once), then DIRECTMAP_VM=1 .ve
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,43 +12,21 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 1500
+from tests.vm.real_guests import MARKS, ROOT, record, verify
 
-pytestmark = [
-    pytest.mark.vm,
-    pytest.mark.skipif(
-        os.environ.get("DIRECTMAP_VM") != "1",
-        reason="boots a kernel as root; run: DIRECTMAP_VM=1 .venv/bin/python -m pytest -m vm",
-    ),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trace of the churn load on Debian's 6.1."""
-    out = tmp_path_factory.mktemp("lab") / "6.1-churn"
-    load = ["--kernel", "6.1", "--load", "churn", "--load-args", "--scale 0.3"]
-    command = [sys.executable, "-m", "tests.vm", "record", *load, "-o", str(out)]
-    done = subprocess.run(command, cwd=ROOT, timeout=SECONDS, stdin=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0, f"{' '.join(command)} left with {done.returncode}; what it said stands above"
-    return out
+    return record("churn", tmp_path_factory.mktemp("lab") / "6.1-churn", "--load-args", "--scale 0.3")
 
 
 @pytest.fixture(scope="module")
 def verification(recording: Path) -> dict[str, Any]:
     """What `analyze verify --json` says of it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "analyze", "verify", str(recording), "--json"],
-        cwd=ROOT,
-        timeout=300,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return verify(recording)
 
 
 def test_every_page_is_explained_and_nothing_was_lost(verification: dict[str, Any]) -> None:
