@@ -1,7 +1,8 @@
 """A pairwise cover: few combinations, in which every two values of two factors that can meet do meet.
 
 Most faults that depend on a configuration depend on one or two of its values (Kuhn, Wallace and Gallo, "Software fault
-interactions and implications for software testing", IEEE TSE 30(6), 2004), so such a cover finds them at a fraction of the cells.
+interactions and implications for software testing", IEEE TSE 30(6), 2004), so such a cover finds them at a fraction of
+the cells.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def pairs(cell: Cell) -> set[Pair]:
 def cover(factors: Mapping[str, Sequence[object]], possible: Callable[..., bool]) -> list[Cell]:
     """A cover of all pairs that occur in any possible cell, in the factors' order; the same on every run.
 
-    Greedy: the cell that covers most of what is left. Of several such, the one whose values were used least, which keeps
-    the last cells from all being the first one with one value changed.
+    Greedy: the cell that covers most of what is left; of several such, the one whose values were used least, which
+    keeps the last cells from all being the first one with one value changed.
     """
     candidates = cells(factors, possible)
     order = {cell: place for place, cell in enumerate(candidates)}

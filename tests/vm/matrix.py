@@ -1,7 +1,8 @@
 """Records `churn` over a pairwise cover of kernels and machines, and verifies every recording: `make test-kernels`.
 
-Each cell leaves a JSON in lab/matrix/; a cell that is exact for the collect/ and analyze/ at hand is not run again, so an
-interrupted matrix goes on where it stopped. The tables in docs/kernels.md and README.md are made from the JSONs alone.
+Each cell leaves a JSON in lab/matrix/; a cell that is exact for the collect/ and analyze/ at hand is not run again, so
+an interrupted matrix goes on where it stopped. The tables in docs/kernels.md and README.md are made from the JSONs
+alone.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from collect.schema import Cpa
+from collect.schema import Cpa, Pte, Space
 from collect.trace import open_trace
 from tests.vm.real_guests import MARKS, record, run, verify
 
@@ -53,3 +53,15 @@ def test_poisoned_pages_leave_the_map_through_decoy_addresses(tmp_path: Path) ->
     found = verify(trace)
     assert found["exact"] is True, found
     assert found["splits"]["decoys_2m"] > 0, found["splits"]
+
+
+def test_an_image_for_kexec_makes_its_control_page_executable_and_plain_again(tmp_path: Path) -> None:
+    """Three changes an image on the direct map itself: set_memory_rox, then set_memory_nx and set_memory_rw."""
+    trace = record("kexec", tmp_path / "kexec", "--memory", "4G", kernel="7.2")
+    assert json.loads((trace / "lab.json").read_text())["load"]["statistics"]["counts"]["images_loaded"] == 8
+    changes = open_trace(trace).table("changes").to_pandas()
+    freed_of_nx = changes[(changes["space"] == Space.DIRECT_MAP) & (changes["mask_clr"] & int(Pte.NX) != 0)]
+    assert len(freed_of_nx) == 8
+    for pfn in freed_of_nx["pfn"]:
+        assert (changes["pfn"] == pfn).sum() % 3 == 0
+    assert verify(trace)["exact"] is True

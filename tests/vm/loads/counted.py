@@ -1,4 +1,4 @@
-"""A known number of everything: 23 modules, 101 BPF programs, 211 secret pages; what a recorder finds must be just that.
+"""A known number of everything: 23 modules, 101 BPF programs, 211 secret pages; a recorder must find just these.
 
 Each is made by a process of its own that takes ordinary memory besides, and all are let go again before the load ends.
 The numbers are primes, so that no regular mistake (one in two, every CPU once) gives them by chance.

@@ -1,14 +1,15 @@
 """Memory errors: the kernel takes a poisoned page out of its map, through an address that is not the page's.
 
-A machine check of "action optional" (as a memory scrubber raises) makes mce_uc decode call memory_failure, then set_mce_nospec,
-which unmaps the page in the direct map by a decoy address with bit 63 flipped, lest the CPU speculate into it
-(arch/x86/mm/pat/set_memory.c, set_mce_nospec; commit 284ce4011ba6). Needs the guest's monitor, and a CPU of Intel's: AMD's errors
-are graded otherwise (arch/x86/kernel/cpu/mce/severity.c).
+A machine check of "action optional", as a memory scrubber raises, makes uc_decode_notifier
+(arch/x86/kernel/cpu/mce/core.c; 5.10 has it as well) call memory_failure, then set_mce_nospec, which unmaps the page
+in the direct map by a decoy address with bit 63 flipped, lest the CPU speculate into it (commit 284ce4011ba6). Needs
+the guest's monitor, and a CPU of Intel's: AMD's errors are graded otherwise (arch/x86/kernel/cpu/mce/severity.c).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import random
 import signal
@@ -48,8 +49,6 @@ def frame(address: int) -> int:
 
 def main() -> int:
     """Run the load: 24 pages at --scale 1, far from each other."""
-    import ctypes
-
     options = parser(__doc__ or "", seconds=200).parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rng = random.Random(options.seed)

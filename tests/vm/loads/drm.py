@@ -1,8 +1,9 @@
 """Graphics buffers: thousands of scattered pages at once become write-combining, and write-back again.
 
-vgem is a graphics card without hardware whose buffers must be coherent (drivers/gpu/drm/vgem/vgem_drv.c sets map_wc), so that
-drm_gem_shmem_get_pages calls set_pages_array_wc for all pages of a buffer, and set_pages_array_wb when it goes (commit
-804b6e5ee613, Linux 5.13). Real drivers get there through TTM's pools. Kernels without it have buffers but no such calls.
+vgem is a graphics card without hardware whose buffers must be coherent (drivers/gpu/drm/vgem/vgem_drv.c sets map_wc),
+so that drm_gem_shmem_get_pages calls set_pages_array_wc for all pages of a buffer, and set_pages_array_wb when it goes
+(commit 804b6e5ee613, 2021). Drivers of real cards get there through TTM's pools. On 5.10, which lacks the commit,
+buffers of vgem stay write-back.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _WIDTH_PAGES = 4  # a line of 4096 pixels of 32 bits
 
 
 def card() -> Path:
-    """The device node of vgem's card. Raises FileNotFoundError where the kernel has no vgem (Debian's cloud flavour)."""
+    """The device node of vgem's card. Raises FileNotFoundError where there is no vgem (Debian's cloud flavour)."""
     subprocess.run(["modprobe", "vgem"], stdin=subprocess.DEVNULL, timeout=60, check=False)
     for entry in sorted(Path("/sys/class/drm").glob("card[0-9]*")):
         if "vgem" in str(entry.resolve()):
@@ -40,7 +41,7 @@ def card() -> Path:
 
 
 def buffers(node: Path, lines: list[int]) -> Act:
-    """Make buffers of so many lines of four pages, touch every page, and hold them; the process's end destroys all but the first."""
+    """Make buffers of so many lines of four pages, touch every page, and hold all but the first to the process's end."""
 
     def act(counts: Counter[str]) -> None:
         _held.append(sieve(4))

@@ -1,8 +1,8 @@
 """Memory that is plugged in while the kernel runs, used, and taken out again.
 
-Two DIMMs. The first, of 1 GB so that it can be one 1G entry, is brought online for the kernel's own allocations and stays,
-as when a virtual machine grows; the second for movable pages alone, so that it can go again. Needs the guest's monitor and
-free slots.
+Two DIMMs. The first, of 1 GB so that it can be one 1G entry, is brought online for the kernel's own allocations and
+stays, as when a virtual machine grows; the second for movable pages alone, so that it can go again. Needs the guest's
+monitor and free slots.
 """
 
 from __future__ import annotations

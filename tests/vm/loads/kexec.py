@@ -1,7 +1,8 @@
 """A kernel image loaded for kexec and dropped again, several times; nothing is ever booted.
 
 Linux 6.17 maps the control page of an image read-only and executable in the direct map itself
-(arch/x86/kernel/machine_kexec_64.c, machine_kexec_prepare), the one change of NX there that is no alias. Older kernels change nothing.
+(arch/x86/kernel/machine_kexec_64.c, machine_kexec_prepare), the one change of NX there that is no alias. Older kernels
+change nothing.
 """
 
 from __future__ import annotations

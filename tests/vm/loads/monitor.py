@@ -1,7 +1,7 @@
 """QEMU's monitor, from inside the guest: plug memory in, inject a machine check, ask what there is.
 
-Needs a guest with ``--monitor``; by hand, in such a guest:
-``python3 tests/vm/loads/monitor.py query-memory-devices`` or ``... device_add '{"driver": "pc-dimm", "id": "d", "memdev": "m"}'``.
+Needs a guest with ``--monitor``; by hand, in such a guest: ``python3 tests/vm/loads/monitor.py query-memory-devices``
+or ``... device_add '{"driver": "pc-dimm", "id": "d", "memdev": "m"}'``.
 The protocol is QMP, a JSON object a line (QEMU's docs/interop/qmp-spec).
 """
 
