@@ -45,17 +45,25 @@ class Kcore:
         self.reopen()
 
     def reopen(self) -> None:
-        """Open it anew, for the memory that is there now. Raises HostError."""
+        """Open it anew, for the memory that is there now; where that is not permitted any more, go on with what there was.
+
+        Raises HostError.
+        """
         path = self._path
-        self.close()
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            if self._fd >= 0:
+                return
+            raise _unreadable(path, "Permission denied") from None
+        except OSError as error:
+            raise _unreadable(path, error.strerror) from None
+        self.close()
+        self._fd = fd
+        try:
             header = os.pread(self._fd, 64, 0)
         except OSError as error:
-            raise HostError(
-                f"{path}: {error.strerror}; run as root (CAP_SYS_RAWIO), without lockdown=confidentiality, "
-                "on a kernel with CONFIG_PROC_KCORE"
-            ) from None
+            raise _unreadable(path, error.strerror) from None
         if header[:4] != b"\x7fELF":
             raise HostError(f"{path}: not an ELF core file")
         phoff, n_headers = struct.unpack_from("<Q", header, 32)[0], struct.unpack_from("<H", header, 56)[0]
@@ -113,3 +121,9 @@ class Kcore:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _unreadable(path: Path, why: str | None) -> HostError:
+    return HostError(
+        f"{path}: {why}; run as root (CAP_SYS_RAWIO), without lockdown=confidentiality, on a kernel with CONFIG_PROC_KCORE"
+    )

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from collect.kernel import Kernel
 from collect.records import ARRAY, CHANGE, CHUNK
-from collect.schema import Cpa
+from collect.schema import ChangeKind, Cpa
 from collect.snapshot import Touched
 
 __all__ = ["Meanwhile"]
@@ -43,7 +43,13 @@ class Meanwhile:
         changes, chunks = np.concatenate(self._changes), np.concatenate(self._chunks)
         listed = changes["flags"] & np.uint32(Cpa.PAGES_ARRAY) != 0
         pfn = (changes["address"] - self._first) >> np.uint64(12)
-        direct = ~listed & (changes["address"] >= self._first) & (pfn < np.uint64(self._memory["max_pfn"]))
+        # Memory may have come since: the rows that say so are among these.
+        came = (
+            pfn[changes["kind"] == ChangeKind.HOTPLUG_ADD]
+            + changes["n_pages"][changes["kind"] == ChangeKind.HOTPLUG_ADD]
+        )
+        n_pages = max([self._memory["max_pfn"], *came.tolist()])
+        direct = ~listed & (changes["address"] >= self._first) & (pfn < np.uint64(n_pages))
         parts = [(changes["ts"][direct], changes["end"][direct], pfn[direct], changes["n_pages"][direct])]
         for call in changes[listed]:  # few: a call for many pages
             mine = chunks[chunks["call_id"] == call["call_id"]]

@@ -153,6 +153,7 @@ class Recorder:
             self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
             status = self._record(duration, interrupts, begin)
+            self._write_rows()  # memory that came in the last second is part of what is read now
             self._read_hotplugged()
             self._manifest["ts_end_ns"] = time.monotonic_ns()
             self._snapshot(Moment.END)

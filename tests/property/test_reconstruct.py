@@ -9,7 +9,7 @@ import pytest
 
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.verify import verify
-from collect import journal
+from collect import segments
 from collect.schema import ATTRS_HARDWARE, Moment, Pte, Space
 from collect.trace import Trace, open_trace
 from tests.machine import write_trace
@@ -85,11 +85,11 @@ def test_rows_in_another_order_give_the_same_state(trace: Trace, rebuilt: Rebuil
     table = trace.table("changes")
     shuffled = table.take(np.random.default_rng(2).permutation(len(table)))
     # The writer sorts a segment; the reader may not rely on it, so the file is written with its order kept.
-    kept = dict(journal.SORTED_BY_TIME)
-    journal.SORTED_BY_TIME.pop("changes")
+    kept = dict(segments.SORTED_BY_TIME)
+    segments.SORTED_BY_TIME.pop("changes")
     try:
         again = rebuild(open_trace(rewrite(trace.path, tmp_path / "shuffled", "changes", shuffled)))
     finally:
-        journal.SORTED_BY_TIME.update(kept)
+        segments.SORTED_BY_TIME.update(kept)
     for mine, theirs in zip(again.final.runs(), rebuilt.final.runs(), strict=True):
         np.testing.assert_array_equal(mine, theirs)

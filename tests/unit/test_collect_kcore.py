@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -139,6 +140,21 @@ def test_memory_that_came_since_is_found_by_opening_anew(path: Path) -> None:
     assert kcore.read_u64(there) == 0x0505_0505_0505_0505, "a page table may lie there"
     assert kcore.max_pfn == 0x20_0001
     assert kcore.ranges[-1] == [0x20_0000, 0x20_0001]
+
+
+def test_without_the_privilege_to_open_it_anew_it_goes_on_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kcore = Kcore(path)
+
+    def refuse(*arguments: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "open", refuse)
+    kcore.reopen()
+    assert kcore.read_u64(PAGE_OFFSET + 0x1001) == 0x0807060504030201
+    with pytest.raises(HostError, match="run as root"):
+        Kcore(path)
 
 
 def test_memory_that_went_is_gone_after_opening_anew(path: Path) -> None:

@@ -18,7 +18,7 @@ from collect.meanwhile import Meanwhile
 from collect.options import Options
 from collect.recorder import Recorder
 from collect.records import ARRAY, CHANGE, CHUNK, PAGE_EVENT
-from collect.schema import Cpa
+from collect.schema import ChangeKind, Cpa
 
 PAGE_OFFSET, VMEMMAP, MAX_PFN = 0xFFFF_9000_4000_0000, 0xFFFF_EA00_0000_0000, 1 << 20
 KERNEL: Any = SimpleNamespace(page_offset=PAGE_OFFSET, vmemmap=VMEMMAP, memory={"max_pfn": MAX_PFN})
@@ -91,6 +91,15 @@ def test_changes_of_the_direct_map_touch_it_and_others_do_not() -> None:
         change(PAGE_OFFSET, ts=30, end=40),
     ]
     assert touched(recorder(Program((changes, [])))) == [(10, 20, 5, 3), (30, 40, 0, 1)]
+
+
+def test_memory_that_comes_meanwhile_is_touched_and_what_is_changed_in_it() -> None:
+    came = change(PAGE_OFFSET + (MAX_PFN << 12), 512, kind=int(ChangeKind.HOTPLUG_ADD))
+    inside, beyond = (change(PAGE_OFFSET + (pfn << 12)) for pfn in (MAX_PFN + 7, MAX_PFN + 512))
+    assert touched(recorder(Program(([came, inside, beyond], [])))) == [
+        (10, 20, MAX_PFN, 512),
+        (10, 20, MAX_PFN + 7, 1),
+    ]
 
 
 def test_a_pages_array_touches_each_of_its_pages() -> None:
