@@ -97,11 +97,12 @@ def _pages_in_order(packed: pa.Table, rows: pa.Table) -> Iterator[pa.Table]:
 def segment_of(part: Path, directory: Path) -> dict[str, Any] | None:
     """Turn one part of a journal, TABLE-NNNNN.arrows, into its segment, then drop it; None if it holds no whole row.
 
-    Page events are in up to two parts, packed and not, which become one segment when the packed one's turn comes.
+    Page events are in up to two parts, packed and not, which become one segment when the packed one's turn comes; the
+    other's turn may come before or after it.
     """
     name, _, number = part.stem.rpartition("-")
     packed, beside = (part.with_name(f"{of}-{number}.arrows") for of in (PACKED_TABLE, "pages"))
-    if name == "pages" and packed.exists():
+    if name == "pages" and (packed.exists() or not part.exists()):
         return None
     entry = None
     with contextlib.ExitStack() as files:

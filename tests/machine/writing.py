@@ -1,7 +1,7 @@
 """Processes that write traces with the real writer, to be killed: `python -m tests.machine.writing`.
 
 For each line "DIRECTORY ACKNOWLEDGED SEED" on stdin a child is forked, whose pid is answered. It appends rows that count
-from 0, in tables `counters` and `pages`, rolls often, and after each sync writes to the file ACKNOWLEDGED how many rows
+from 0, in tables `counters` and `pages` (packed or not), rolls often, and after each sync writes to the file ACKNOWLEDGED how many rows
 are safe by now; after some rounds it closes the trace.
 """
 
@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from collect.journal import TraceWriter
+from collect.page_events import PACKED_TABLE, pack
+from collect.records import PAGE_EVENT
 from collect.schema import TABLES
 
 ROLL_BYTES, RESERVE_BYTES = 1 << 16, 1 << 20
@@ -34,6 +36,13 @@ def rows(name: str, first: int, n: int) -> pa.Table:
     return pa.table(columns, schema=TABLES[name])
 
 
+def packed(first: int, n: int) -> pa.RecordBatch:
+    """As `rows` of `pages`, packed."""
+    events = np.zeros(n, PAGE_EVENT)
+    events["ts"] = np.arange(first + 1, first + n + 1)
+    return pack(events)
+
+
 def write(directory: Path, acknowledged: Path, seed: int, manifest: dict[str, Any]) -> None:
     """Write and close one trace, saying after each sync what is safe."""
     chance = random.Random(seed)
@@ -43,8 +52,10 @@ def write(directory: Path, acknowledged: Path, seed: int, manifest: dict[str, An
     for _ in range(N_ROUNDS):
         for _ in range(chance.randrange(4)):
             size = chance.randrange(1, 400)
-            for name in ("counters", "pages"):
-                writer.append(name, rows(name, n, size))
+            writer.append("counters", rows("counters", n, size))
+            n_packed = chance.randrange(size + 1)  # the rest are rows at once, as those in scope of regions are
+            writer.append(PACKED_TABLE, packed(n, n_packed))
+            writer.append("pages", rows("pages", n + n_packed, size - n_packed))
             n += size
         writer.sync()
         os.pwrite(said, n.to_bytes(8, "little"), 0)
