@@ -9,16 +9,14 @@ CALL_NS more.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from collect.errors import HostError
+from collect.syscalls import Runs, enable_stats
 
-__all__ = ["OFF", "STEPS", "Governor", "Runs", "program_runs", "time_programs"]
+__all__ = ["OFF", "STEPS", "Governor", "time_programs"]
 
 STEPS = (1, 4, 16, 64, 0)
 """One page block in so many is recorded."""
@@ -30,50 +28,16 @@ CALL_NS = 120
 CALM_TICKS = 2
 """A step is taken when the limit was passed so many times in a row: not for one burst."""
 
-BPF_SYSCALL = 321
-OBJ_GET_INFO_BY_FD, ENABLE_STATS = 15, 32
-RUN_TIME_OFFSET, INFO_BYTES = 192, 256
-"""`struct bpf_prog_info.run_time_ns`, then run_cnt (include/uapi/linux/bpf.h, since 5.1)."""
-
-
-class Runs(NamedTuple):
-    """Of some programs: how often they ran, and how long in all."""
-
-    n: int
-    ns: int
-
 
 def time_programs() -> int:
     """Have the kernel time every BPF program until the descriptor that is returned is closed. Needs CAP_SYS_ADMIN."""
-    attr = (ctypes.c_uint32 * 32)()  # BPF_STATS_RUN_TIME is 0
-    fd = int(_libc().syscall(BPF_SYSCALL, ENABLE_STATS, ctypes.byref(attr), ctypes.sizeof(attr)))
-    if fd < 0:
+    try:
+        return enable_stats()
+    except OSError as error:
         raise HostError(
-            f"--max-overhead: the kernel does not time BPF programs here ({os.strerror(ctypes.get_errno())}); "
+            f"--max-overhead: the kernel does not time BPF programs here ({error.strerror}); "
             "it needs CAP_SYS_ADMIN; record without it"
-        )
-    return fd
-
-
-def program_runs(fds: Sequence[int]) -> Runs:
-    """The runs of programs so far, while they are timed."""
-    info = ctypes.create_string_buffer(INFO_BYTES)
-
-    class Attr(ctypes.Structure):
-        _fields_ = (
-            ("fd", ctypes.c_uint32),
-            ("length", ctypes.c_uint32),
-            ("info", ctypes.c_uint64),
-            ("rest", ctypes.c_char * 112),
-        )
-
-    n = ns = 0
-    for fd in fds:
-        attr = Attr(fd, INFO_BYTES, ctypes.addressof(info))
-        if _libc().syscall(BPF_SYSCALL, OBJ_GET_INFO_BY_FD, ctypes.byref(attr), ctypes.sizeof(attr)) == 0:
-            ns += int.from_bytes(info.raw[RUN_TIME_OFFSET : RUN_TIME_OFFSET + 8], "little")
-            n += int.from_bytes(info.raw[RUN_TIME_OFFSET + 8 : RUN_TIME_OFFSET + 16], "little")
-    return Runs(n, ns)
+        ) from None
 
 
 class Governor:
@@ -85,6 +49,7 @@ class Governor:
         sample: the step to begin with.
         runs: tells the page programs' runs so far.
         set_sample: takes a step: 1 for all page blocks, N for one in N, 0 for none.
+        can_sample: whether a step between all and none changes anything; else the first step is off.
         now_ns: the clock.
     """
 
@@ -95,6 +60,8 @@ class Governor:
         sample: int,
         runs: Callable[[], Runs],
         set_sample: Callable[[int], None],
+        *,
+        can_sample: bool = True,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.sample = sample
@@ -104,6 +71,7 @@ class Governor:
         self._runs, self._set_sample, self._now_ns = runs, set_sample, now_ns
         self._before, self._then_ns = runs(), now_ns()
         self._n_above = 0
+        self._lower = STEPS if can_sample else (OFF,)
 
     def tick(self) -> bool:
         """Measure since the last tick; True if a step was taken."""
@@ -112,7 +80,7 @@ class Governor:
         self.percent = 100 * spent / max((now_ns - self._then_ns) * self._n_cpus, 1)
         self._before, self._then_ns = runs, now_ns
         self._n_above = self._n_above + 1 if self.percent > self._limit else 0
-        lower = [step for step in STEPS if step > self.sample] or [OFF]
+        lower = [step for step in self._lower if step > self.sample] or [OFF]
         if self._n_above < CALM_TICKS or self.sample == OFF:
             return False
         self._n_above = 0
@@ -126,7 +94,3 @@ class Governor:
             file=sys.stderr,
         )
         return True
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from collect.records import PAGE_EVENT
 
-__all__ = ["EVENTS_PER_CHUNK", "SLACK", "PageRings", "ring_chunks"]
+__all__ = ["EVENTS_PER_CHUNK", "SLACK", "PageRings", "ring_chunks", "sampled_below"]
 
 EVENTS_PER_CHUNK = 2048
 """As in collect/bpf/page_rings.c: a map's value may hold 4 MB at most (KMALLOC_MAX_SIZE), so a ring is many of them."""
@@ -35,6 +35,11 @@ def ring_chunks(n_cpus: int, ring_bytes: int = RING_BYTES) -> int:
     chunk_bytes = EVENTS_PER_CHUNK * PAGE_EVENT.itemsize
     wanted = min(max(ring_bytes // (n_cpus * chunk_bytes), 1), MAX_CHUNKS)
     return 1 << (wanted.bit_length() - 1)
+
+
+def sampled_below(sample: int) -> int:
+    """The hash below which a page block is recorded, for one block in `sample`; 0: none, 1: all."""
+    return EVERY_BLOCK // sample if sample else 0
 
 
 class PageRings:
@@ -61,7 +66,7 @@ class PageRings:
 
     def set_sample(self, sample: int) -> None:
         """From now on record one page block in `sample`; 0: none, 1: all."""
-        self._positions["sample"] = EVERY_BLOCK // sample if sample else 0
+        self._positions["sample"] = sampled_below(sample)
 
     @property
     def used(self) -> float:

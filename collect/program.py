@@ -16,7 +16,7 @@ from collect.atomic_fetch import put_fetch
 from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
 from collect.host import possible_cpus
-from collect.page_ring import PageRings, ring_chunks
+from collect.page_ring import PageRings, ring_chunks, sampled_below
 from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features
 from collect.records import LOSSES, RINGS
 from collect.region_probes import region_probes
@@ -31,6 +31,9 @@ ALL_PAGES_RING_PAGES = 16384
 """Of `page_ring` where all page events go through it."""
 
 PAGE_TRACEPOINTS = ("mm_page_alloc", "mm_page_free")
+PAGE_ROLES: dict[str, tuple[str, ...]] = {"none": (), "scoped": ("first",), "all": ("first", "spare")}
+"""The programs at each of them, in order of attachment; see collect/bpf/pages.c."""
+
 PAGE_RINGS = ("page_ring", "bulk_ring")
 GROUPS = ("changes", "exits", "splits", "regions", "pages", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
@@ -97,12 +100,11 @@ class Program:
         self._losses = self._bpf["losses"]
         self._splits_by_kprobe = self._bpf["splits_by_kprobe"] if changes and features.splits else None
         # Attached by hand: bcc takes one program a tracepoint. The kernel calls them in order of attachment.
-        self._links = [
-            self._attach_raw(bcc, f"{role}_{name}", name)
-            for name in PAGE_TRACEPOINTS
-            for role in (("first", "spare") if pages == "all" else ("first",))
-            if pages != "none"
-        ]
+        self._roles = PAGE_ROLES[pages]
+        self._links = {
+            role: [self._attach_raw(bcc, f"{role}_{name}", name) for name in PAGE_TRACEPOINTS] for role in self._roles
+        }
+        self._missed_when_off: int | None = None
         self.stand_ins = self._attach_stand_ins(features) if changes else []
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"] if changes else {}
@@ -114,6 +116,7 @@ class Program:
         before the recording, so losses are counted from a moment after.
         """
         self._bpf["armed"][ctypes.c_int(0)] = ctypes.c_uint32(1)
+        self.set_sample(self._sample)
         if self.page_rings is not None:
             self.page_rings.start(self._sample)
         time.sleep(SETTLE_SECONDS)
@@ -126,6 +129,8 @@ class Program:
         if self.page_rings is not None:
             lost["pages_ring_full"] += self.page_rings.n_lost
         # An entry is lost where fentry and kprobe were both skipped; an exit, where the call stays in the map.
+        if self._missed_when_off is not None:
+            missed["pages"] = self._missed_when_off
         counted = ["changes", "splits", "regions", *(["pages"] if self._all_pages else [])]
         return lost | {f"{group}_programs_not_run": missed[group] for group in counted}
 
@@ -135,7 +140,7 @@ class Program:
         Not a loss while only pages in scope of regions are recorded: a region's frames are read from the page tables
         when it is made, and are free when it is.
         """
-        return self._missed()["pages"]
+        return self._missed()["pages"] if self._missed_when_off is None else self._missed_when_off
 
     def only_stand_ins_saw(self) -> int:
         """Entries and exits since `arm`, of changes, splits and regions, that a kprobe saw and fentry or fexit did not."""
@@ -168,7 +173,7 @@ class Program:
         spares = self._bpf["region_spares"] if self._changes else None
         by_kprobe, met, exits = (sum(spares[ctypes.c_int(i)]) if spares else 0 for i in range(3))
         lost["regions_rescued"] = by_kprobe - met + exits
-        lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._links else 0
+        lost["rescued"] = sum(self._bpf["rescued"][ctypes.c_int(0)]) if self._roles else 0
         return lost
 
     def running_calls(self) -> set[int]:
@@ -186,10 +191,25 @@ class Program:
         return drained
 
     def set_sample(self, sample: int) -> None:
-        """From now on record one page block in `sample`; 0: no page events but those in scope of regions."""
+        """From now on record one page block in `sample`; 0: none, for good, and what only that needed is detached.
+
+        Where all pages are recorded beside changes, the programs stay that record those in scope of regions.
+        """
         self._sample = sample
         if self.page_rings is not None:
             self.page_rings.set_sample(sample)
+        elif self._all_pages:
+            self._bpf["page_sample"][ctypes.c_int(0)] = ctypes.c_uint64(sampled_below(sample))
+        if sample == 0:
+            # What a spare would have taken in from here on was not to be recorded.
+            self._missed_when_off = self._missed()["pages"]
+            in_scope = self._changes and self._all_pages
+            self._detach_pages(*(role for role in self._roles if role == "spare" or not in_scope))
+
+    def _detach_pages(self, *roles: str) -> None:
+        for role in roles:
+            for link in self._links.pop(role, []):
+                os.close(link)
 
     def page_program_fds(self) -> list[int]:
         """Descriptors of the programs that run for page events, by which the kernel tells what they cost."""
@@ -197,8 +217,7 @@ class Program:
 
     def detach(self) -> None:
         """Detach and unload everything."""
-        for link in self._links:
-            os.close(link)
+        self._detach_pages(*self._links)
         self._bpf.cleanup()
 
     def _attach_stand_ins(self, features: Features) -> list[str]:

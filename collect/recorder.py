@@ -24,7 +24,7 @@ from collect.live import Status, View, view_for
 from collect.meanwhile import Meanwhile
 from collect.memory_watch import memory_watch
 from collect.options import Options, first_manifest
-from collect.overhead import Governor, program_runs, time_programs
+from collect.overhead import Governor, time_programs
 from collect.page_events import PACKED_TABLE, bulk_events, of_records, pack
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
@@ -33,6 +33,7 @@ from collect.recovery import finish_after
 from collect.rows import RowMaker
 from collect.schema import Moment, RegionEvent, RegionKind
 from collect.snapshot import RangeSnapshot, Snapshot, Touched, frames_split, still, still_range, walk_once
+from collect.syscalls import program_runs
 
 __all__ = ["Recorder", "Summary"]
 
@@ -199,6 +200,7 @@ class Recorder:
                 options.sample,
                 lambda: program_runs(fds),
                 self._program.set_sample,
+                can_sample=options.pages == "all",
             )
 
     def _drop_privileges(self) -> None:

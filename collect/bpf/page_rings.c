@@ -33,6 +33,15 @@ static __always_inline void emit_page(u8 event, u64 pfn, u32 order, u32 gfp, u32
 	page_ring.ringbuf_submit(record, NO_WAKEUP);
 }
 
+#ifdef PAGES_ALL
+// By block of 512 pages, so that an allocation and its free are both in or both out: products with 2^32 / phi, modulo
+// 2^32, scatter neighbouring blocks evenly (Knuth, The Art of Computer Programming, vol. 3, 6.4).
+static __always_inline int is_sampled(u64 pfn, u64 below)
+{
+	return (u32)((pfn >> 9) * 2654435769U) < below;
+}
+#endif
+
 #ifdef PAGE_RING_CHUNKS
 struct page_event {
 	u64 ts;
@@ -74,11 +83,7 @@ static __always_inline void emit_other_page(u8 event, u64 pfn, u32 order, u32 gf
 	struct page_chunk *chunk;
 	u64 place;
 
-	if (!position)
-		return;
-	// By block of 512 pages, so that an allocation and its free are both in or both out: products with 2^32 / phi, modulo
-	// 2^32, scatter neighbouring blocks evenly (Knuth, The Art of Computer Programming, vol. 3, 6.4).
-	if ((u32)((pfn >> 9) * 2654435769U) >= position->sample)
+	if (!position || !is_sampled(pfn, position->sample))
 		return;
 	if (position->head >= position->limit) {
 		if (position->limit)
@@ -98,9 +103,15 @@ static __always_inline void emit_other_page(u8 event, u64 pfn, u32 order, u32 gf
 }
 #elif defined(PAGES_ALL)
 // Before 5.12: through the ring of the pages in scope.
+BPF_ARRAY(page_sample, u64, 1);
+
 static __always_inline void emit_other_page(u8 event, u64 pfn, u32 order, u32 gfp, u32 migratetype)
 {
-	emit_page(event, pfn, order, gfp, migratetype, 0, 0);
+	u32 zero = 0;
+	u64 *below = page_sample.lookup(&zero);
+
+	if (below && is_sampled(pfn, *below))
+		emit_page(event, pfn, order, gfp, migratetype, 0, 0);
 }
 #else
 static __always_inline void emit_other_page(u8 event, u64 pfn, u32 order, u32 gfp, u32 migratetype)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from collect import overhead
-from collect.overhead import CALL_NS, OFF, STEPS, Governor, Runs
+from collect.overhead import CALL_NS, OFF, STEPS, Governor
+from collect.syscalls import Runs, program_runs
 
 ROOT = Path(__file__).parents[2]
 SECOND = 1_000_000_000
@@ -37,8 +37,8 @@ class Machine:
         self.ns += self.ns_per_second // self.sample if self.sample else 0
         self.n += self.n_per_second
 
-    def governor(self, limit: float, sample: int = 1) -> Governor:
-        return Governor(limit, 2, sample, self.runs, self.set_sample, lambda: self.now)
+    def governor(self, limit: float, sample: int = 1, *, can_sample: bool = True) -> Governor:
+        return Governor(limit, 2, sample, self.runs, self.set_sample, can_sample=can_sample, now_ns=lambda: self.now)
 
 
 def after(machine: Machine, governor: Governor, seconds: int) -> Machine:
@@ -91,6 +91,12 @@ def test_a_recording_that_was_sampled_from_the_start_steps_down_from_there() -> 
     assert machine.steps == [64, 0]
 
 
+def test_where_there_is_nothing_to_sample_the_first_step_is_off() -> None:
+    machine = Machine(ns_per_second=100_000_000)
+    after(machine, machine.governor(limit=1, can_sample=False), 30)
+    assert machine.steps == [0]
+
+
 def test_one_burst_takes_no_step() -> None:
     machine = Machine(ns_per_second=0)
     governor = machine.governor(limit=1)
@@ -111,7 +117,8 @@ def test_the_kernel_times_a_program_while_it_is_asked_to() -> None:
         "import sys, time\n"
         "from collect.compiler import compile_program, import_bcc\n"
         "from collect.errors import HostError\n"
-        "from collect.overhead import program_runs, time_programs\n"
+        "from collect.overhead import time_programs\n"
+        "from collect.syscalls import program_runs\n"
         "try: bpf = compile_program(import_bcc(), 'RAW_TRACEPOINT_PROBE(sys_enter) { return 0; }', []).bpf\n"
         "except HostError as error: print('skip', error); sys.exit()\n"
         "fds = [function.fd for function in bpf.funcs.values()]\n"
@@ -128,4 +135,4 @@ def test_the_kernel_times_a_program_while_it_is_asked_to() -> None:
 
 
 def test_descriptors_of_no_programs_have_no_runs() -> None:
-    assert overhead.program_runs([]) == Runs(0, 0)
+    assert program_runs([]) == Runs(0, 0)

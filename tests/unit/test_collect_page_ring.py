@@ -163,7 +163,7 @@ def test_the_blocks_whose_hash_is_below_the_mark_are_one_in_so_many(kernel: Fake
     """Also of neighbouring blocks, which is what a load takes: of any 2^20 in a row, within one in a thousand of them."""
     reader(kernel, sample)
     mark = int(kernel.positions["sample"][0])
-    factor = re.search(r"\(u32\)\(\(pfn >> 9\) \* (\d+)U\) >= position->sample", TEXT)
+    factor = re.search(r"\(u32\)\(\(pfn >> 9\) \* (\d+)U\) < below;", TEXT)
     assert factor
     hashes = np.arange(12345, 12345 + (1 << 20), dtype=np.uint64) * np.uint64(factor[1]) & np.uint64(0xFFFF_FFFF)
     chosen = int((hashes < mark).sum())

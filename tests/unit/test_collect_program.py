@@ -348,7 +348,7 @@ def test_a_bcc_that_does_not_load_is_an_error_in_one_line(no_bcc: Path) -> None:
 def test_nothing_is_lost_that_another_program_took_in(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [f"{group}_programs_not_run" for group in program.GROUPS]
     loaded = program.Program.__new__(program.Program)
-    loaded._all_pages, loaded.page_rings = False, None
+    loaded._all_pages, loaded.page_rings, loaded._missed_when_off = False, None, None
     loaded._before = dict.fromkeys(
         [*program.LOSSES, *groups, "kprobe_only", "splits_rescued", "regions_rescued", "rescued"], 1
     )
