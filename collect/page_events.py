@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from collect.page_ring import is_sampled
 from collect.records import PAGE_EVENT
 from collect.schema import TABLES, PageEvent
 
@@ -95,20 +96,23 @@ def _with_blocks(columns: dict[str, npt.NDArray[Any]], ranges: npt.NDArray[np.bo
     return {name: column[in_time] for name, column in joined.items()}
 
 
-def bulk_events(records: npt.NDArray[np.void], vmemmap: int) -> npt.NDArray[np.void]:
+def bulk_events(records: npt.NDArray[np.void], vmemmap: int, sample: int = 1) -> npt.NDArray[np.void]:
     """Allocations of single pages (`records.PAGE_EVENT`) from bulk allocations (`records.BULK`).
 
-    A place of the array that holds another page than before was filled; left out are the pages that the allocation
+    Of the page blocks that are recorded: one in `sample`. A place of the array that holds another page than before was filled; left out are the pages that the allocation
     tracepoint reported meanwhile. The migratetype is what gfp_migratetype() makes of gfp (include/linux/gfp.h).
     """
     places = np.arange(records["after"].shape[1])[None, :] < records["n"][:, None]
     new = places & (records["after"] != 0) & (records["after"] != records["before"])
     new &= ~(records["after"][:, :, None] == records["reported"][:, None, :]).any(axis=2)
     row, at = np.nonzero(new)
+    pfns = (records["after"][row, at] - np.uint64(vmemmap)) >> np.uint64(6)
+    sampled = is_sampled(pfns, sample)
+    row, pfns = row[sampled], pfns[sampled]
     gfp, cpu, pid = (records[name][row].astype(np.uint64) for name in ("gfp", "cpu", "pid"))
     events = np.empty(len(row), PAGE_EVENT)
     events["ts"] = records["ts"][row]
-    events["what"] = (records["after"][row, at] - np.uint64(vmemmap)) >> np.uint64(6)
+    events["what"] = pfns
     events["what"] |= (gfp >> np.uint64(3) & np.uint64(3)) << np.uint64(45) | cpu << np.uint64(52)
     events["what"] |= np.uint64(PageEvent.ALLOC_BULK << 49)
     events["more"] = gfp | pid << np.uint64(32)

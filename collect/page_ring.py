@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from collect.records import PAGE_EVENT
 
-__all__ = ["EVENTS_PER_CHUNK", "SLACK", "PageRings", "ring_chunks", "sampled_below"]
+__all__ = ["EVENTS_PER_CHUNK", "SLACK", "PageRings", "is_sampled", "ring_chunks", "sampled_below"]
 
 EVENTS_PER_CHUNK = 2048
 """As in collect/bpf/page_rings.c: a map's value may hold 4 MB at most (KMALLOC_MAX_SIZE), so a ring is many of them."""
@@ -28,6 +28,8 @@ MIN_CHUNKS, MAX_CHUNKS = 8, 512
 POSITION = np.dtype([("head", "u8"), ("limit", "u8"), ("sample", "u8"), ("n_lost", "u8"), ("pad", "u8", 12)])
 
 EVERY_BLOCK = 1 << 32
+BLOCK_SHIFT, BLOCK_FACTOR = np.uint64(9), np.uint64(2654435769)
+"""A page block's hash; see is_sampled() in collect/bpf/page_rings.c."""
 
 
 def ring_chunks(n_cpus: int, ring_bytes: int = RING_BYTES) -> int:
@@ -40,6 +42,12 @@ def ring_chunks(n_cpus: int, ring_bytes: int = RING_BYTES) -> int:
 def sampled_below(sample: int) -> int:
     """The hash below which a page block is recorded, for one block in `sample`; 0: none, 1: all."""
     return EVERY_BLOCK // sample if sample else 0
+
+
+def is_sampled(pfns: npt.NDArray[np.uint64], sample: int) -> npt.NDArray[np.bool_]:
+    """Which pages are in a block that is recorded, for one block in `sample`."""
+    hashes = (pfns >> BLOCK_SHIFT) * BLOCK_FACTOR & np.uint64(EVERY_BLOCK - 1)
+    return hashes < np.uint64(sampled_below(sample))
 
 
 class PageRings:

@@ -243,7 +243,9 @@ class Recorder:
             if self._memory:
                 self._memory.note(changes)
         events = batch.get("page_events", [])
-        events += [bulk_events(records, self._kernel.vmemmap) for records in batch.get("bulk_ring", [])]
+        events += [
+            bulk_events(records, self._kernel.vmemmap, self._page_sample) for records in batch.get("bulk_ring", [])
+        ]
         in_scope = []
         for records in batch["page_ring"]:
             scoped = (records["scope"] != 0) | (records["region_id"] != 0)
@@ -257,6 +259,10 @@ class Recorder:
         for part in events:
             self._writer.append(PACKED_TABLE, pack(part))
             self._summary["pages"] += len(part)
+
+    @property
+    def _page_sample(self) -> int:
+        return self._governor.sample if self._governor else self._options.sample
 
     def _tick(self) -> None:
         """Once a second: rows, counters and losses into the journal, and the journal to the disk."""
@@ -295,7 +301,7 @@ class Recorder:
             counters |= {f"lost/{name}": lost for name, lost in losses.items()}
             counters["recorder/page_programs_not_run"] = self._program.page_programs_not_run()
             if self._options.pages != "none":
-                counters["recorder/page_sample"] = self._governor.sample if self._governor else self._options.sample
+                counters["recorder/page_sample"] = self._page_sample
             counters["recorder/only_stand_ins_saw"] = max(0, self._program.only_stand_ins_saw())
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 

@@ -82,42 +82,61 @@ static __always_inline void page_free(u64 page, u32 order)
 
 // From 6.1 on a raw tracepoint's program is skipped while it runs already on its CPU, as when an interrupt frees a page
 // in the middle of it. So each has a spare behind it, which takes the events that the first did not see: the first
-// leaves each page it has seen in a slot, the spare takes it out, and finds none where the first was skipped.
+// leaves each page it has seen in a slot, the spare takes it out, and finds none where the first was skipped. An
+// interrupt between the two may need the same slot: so it keeps what it found there. In the middle of a spare nothing is
+// left, for the interrupt's own spare will be skipped, and the page would be taken for seen another time.
 #define SEEN_SLOTS 64
 #define SEEN_CPUS 1024
 
-BPF_ARRAY(seen_pages, u64, SEEN_CPUS * 2 * SEEN_SLOTS);
+struct seen_pages {
+	u64 in_spare;
+	struct { u64 page, before; } slots[SEEN_SLOTS];
+};
+
+BPF_ARRAY(seen, struct seen_pages, SEEN_CPUS * 2);
 BPF_PERCPU_ARRAY(rescued, u64, 1);
 
-static __always_inline u64 *seen_slot(u8 event, u64 page)
+static __always_inline struct seen_pages *seen_here(u8 event)
 {
-	u32 cpu = bpf_get_smp_processor_id() & (SEEN_CPUS - 1);
-	u32 slot = (cpu * 2 + event) * SEEN_SLOTS + ((page >> 6) & (SEEN_SLOTS - 1));
+	u32 at = (bpf_get_smp_processor_id() & (SEEN_CPUS - 1)) * 2 + event;
 
-	return seen_pages.lookup(&slot);
+	return seen.lookup(&at);
 }
 
 static __always_inline void leave_seen(u8 event, u64 page)
 {
-	u64 *slot = seen_slot(event, page);
+	struct seen_pages *here = seen_here(event);
+	u32 slot = (page >> 6) & (SEEN_SLOTS - 1);
 
-	if (slot)
-		*slot = page;
+	if (!here || here->in_spare)
+		return;
+	here->slots[slot].before = here->slots[slot].page;
+	here->slots[slot].page = page;
 }
 
-static __always_inline int was_seen(u8 event, u64 page)
+static __always_inline int was_seen(struct seen_pages *here, u64 page)
 {
-	u64 *slot = seen_slot(event, page), *n;
-	u32 zero = 0;
+	u32 slot = (page >> 6) & (SEEN_SLOTS - 1), zero = 0;
+	u64 *n;
 
-	if (slot && *slot == page) {
-		*slot = 0;
+	if (here->slots[slot].page == page) {
+		here->slots[slot].page = here->slots[slot].before;
+		here->slots[slot].before = 0;
+		return 1;
+	}
+	if (here->slots[slot].before == page) {		// the interrupt came just before `in_spare` was set
+		here->slots[slot].before = 0;
 		return 1;
 	}
 	n = rescued.lookup(&zero);
 	if (n)
 		__sync_fetch_and_add(n, 1);
 	return 0;
+}
+
+static __always_inline void set_in_spare(struct seen_pages *here, u64 value)
+{
+	*(volatile u64 *)&here->in_spare = value;
 }
 
 // Pages reported inside a bulk allocation, which must not be told twice.
@@ -145,10 +164,16 @@ int first_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 
 int spare_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (is_armed() && !was_seen(EVENT_PAGE_ALLOC, ctx->args[0])) {
+	struct seen_pages *here = seen_here(EVENT_PAGE_ALLOC);
+
+	if (!here || !is_armed())
+		return 0;
+	set_in_spare(here, 1);
+	if (!was_seen(here, ctx->args[0])) {
 		page_alloc(ctx->args[0], ctx->args[1], ctx->args[2], ctx->args[3]);
 		seen_in_bulk(ctx->args[0]);
 	}
+	set_in_spare(here, 0);
 	return 0;
 }
 
@@ -164,7 +189,13 @@ int first_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 
 int spare_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 {
-	if (is_armed() && !was_seen(EVENT_PAGE_FREE, ctx->args[0]))
+	struct seen_pages *here = seen_here(EVENT_PAGE_FREE);
+
+	if (!here || !is_armed())
+		return 0;
+	set_in_spare(here, 1);
+	if (!was_seen(here, ctx->args[0]))
 		page_free(ctx->args[0], ctx->args[1]);
+	set_in_spare(here, 0);
 	return 0;
 }

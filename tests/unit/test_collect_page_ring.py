@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collect import page_events, page_ring
-from collect.page_ring import EVENTS_PER_CHUNK, MAX_CHUNKS, POSITION, SLACK, PageRings, ring_chunks
+from collect.page_ring import EVENTS_PER_CHUNK, MAX_CHUNKS, POSITION, SLACK, PageRings, is_sampled, ring_chunks
 from collect.records import PAGE_EVENT
 
 TEXT = (Path(page_ring.__file__).parent / "bpf" / "page_rings.c").read_text()
@@ -165,9 +165,13 @@ def test_the_blocks_whose_hash_is_below_the_mark_are_one_in_so_many(kernel: Fake
     mark = int(kernel.positions["sample"][0])
     factor = re.search(r"\(u32\)\(\(pfn >> 9\) \* (\d+)U\) < below;", TEXT)
     assert factor
-    hashes = np.arange(12345, 12345 + (1 << 20), dtype=np.uint64) * np.uint64(factor[1]) & np.uint64(0xFFFF_FFFF)
+    blocks = np.arange(12345, 12345 + (1 << 20), dtype=np.uint64)
+    hashes = blocks * np.uint64(factor[1]) & np.uint64(0xFFFF_FFFF)
     chosen = int((hashes < mark).sum())
     assert abs(chosen - (1 << 20) // sample) <= (1 << 20) // 1000 if sample > 1 else chosen == 1 << 20
+    for place in (0, 511):
+        ours = is_sampled(blocks * np.uint64(512) + np.uint64(place), sample)
+        assert (ours == (hashes < mark)).all(), "what Python samples itself is what the programs sample"
 
 
 def test_no_block_is_recorded_once_sampling_is_off(kernel: FakeRings) -> None:
