@@ -197,7 +197,8 @@ TABLES: dict[str, pa.Schema] = {
         ("n_leaves", _u64),
         ("attrs", _u64),  # Pte bits, A and D as they were found
     ),
-    # One change. Sorted by ts_ns; the order in which changes took effect is that of ts_ns + duration_ns.
+    # One change. Sorted by ts_ns; the order in which changes took effect is that of ts_ns + duration_ns, but a call that
+    # changed the direct map itself did so before the calls nested in it (decoy addresses).
     "changes": _table(
         ("ts_ns", _u64),  # entry
         ("duration_ns", _u64),  # entry to exit; 0 where has_exit is 0
