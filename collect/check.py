@@ -155,10 +155,11 @@ def _programs() -> list[Finding]:
 
         return trial
 
+    without_kprobes = privileges.perf_events_refused() or "fentry does without, and counts what it misses"
     trials = (
         ("raw tracepoints", attach(RAW_TRACEPOINT), True, True, "record with --pages none"),
         ("fentry", attach(FENTRY), True, False, ONLY_PAGES),
-        ("kprobes", attach(KPROBE, kprobe=True), False, False, "fentry does without, and counts what it misses"),
+        ("kprobes", attach(KPROBE, kprobe=True), False, False, without_kprobes),
     )
     for what, trial, needed, pages, mend in trials:
         try:

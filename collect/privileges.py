@@ -1,6 +1,6 @@
 """What a recording may do and has to be able to do: Linux capabilities, asked for by name, and given up when attached.
 
-Which are needed was found out by trying, on Debian's 5.10, 6.1 and 7.2 (tests/vm/test_privileges.py).
+Which are needed was found out by trying, on Debian's 5.10, 6.1 and 7.2 (tests/vm/guest/privileges.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from pathlib import Path
 
 from collect.errors import HostError
 
-__all__ = ["Capability", "Needed", "ask", "give_up", "held", "how", "missing", "needed", "raise_memlock"]
+__all__ = [
+    "Capability",
+    "Needed",
+    "ask",
+    "give_up",
+    "held",
+    "how",
+    "missing",
+    "needed",
+    "perf_events_refused",
+    "raise_memlock",
+]
 
 
 class Capability(IntEnum):
@@ -179,6 +190,21 @@ def _keep_only(kept: Iterable[Capability]) -> None:
     _prctl(PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL)
     # struct __user_cap_data_struct twice: effective, permitted, inheritable
     _call("capset", _header(), (ctypes.c_uint32 * 6)(*(word for half in _halves(left) for word in (half, half, 0))))
+
+
+def perf_events_refused() -> str | None:
+    """Why kprobes cannot be attached where CAP_PERFMON should do, and what mends it; None where it does.
+
+    perf_event_open(2), through which bcc attaches kprobes, asks for CAP_PERFMON. Debian's kernels know a
+    perf_event_paranoid above 2, which is their default, and ask for CAP_SYS_ADMIN then (tried on 6.1).
+    """
+    paranoid = _sysctl("perf_event_paranoid")
+    if paranoid <= 2 or Capability.SYS_ADMIN in held():
+        return None
+    return (
+        f"kernel.perf_event_paranoid is {paranoid}, above 2 kprobes need CAP_SYS_ADMIN: "
+        "sudo sysctl kernel.perf_event_paranoid=2"
+    )
 
 
 def _addresses_hidden() -> bool:

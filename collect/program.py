@@ -17,7 +17,8 @@ from collect.compiler import compile_program, import_bcc
 from collect.errors import HostError
 from collect.host import possible_cpus
 from collect.page_ring import PageRings, ring_chunks, sampled_below
-from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features
+from collect.privileges import perf_events_refused
+from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features, Missing
 from collect.records import LOSSES, RINGS
 from collect.region_probes import region_probes
 from collect.ring import Ring
@@ -105,6 +106,7 @@ class Program:
             role: [self._attach_raw(bcc, f"{role}_{name}", name) for name in PAGE_TRACEPOINTS] for role in self._roles
         }
         self._missed_when_off: int | None = None
+        self.missing: list[Missing] = []
         self.stand_ins = self._attach_stand_ins(features) if changes else []
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"] if changes else {}
@@ -237,7 +239,7 @@ class Program:
                 if probe.has_spare:
                     leave = f"spare_leave_{probe.function}" if probe.leave else ""
                     wanted.append((probe.function, f"spare_enter_{probe.function}", leave))
-        attached = []
+        attached: list[str] = []
         for function, enter, leave in wanted:
             # bcc raises bare Exception; fentry and fexit do without, and count what they miss
             with contextlib.suppress(Exception):
@@ -246,6 +248,14 @@ class Program:
                 if leave:
                     self._bpf.attach_kretprobe(event=function, fn_name=leave)
                     attached[-1] = f"kprobe+kretprobe:{function}"
+        if wanted and not attached:
+            self.missing.append(
+                Missing(
+                    "kprobes",
+                    perf_events_refused() or "none could be attached",
+                    "changes and regions that fentry and fexit are not run for are lost, and counted",
+                )
+            )
         return attached
 
     def _attach_raw(self, bcc: ModuleType, program: str, tracepoint: str) -> int:

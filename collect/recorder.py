@@ -189,6 +189,7 @@ class Recorder:
         )
         self._drainer = Drainer(self._program)
         self._manifest["probes"]["attached"] += self._program.stand_ins
+        self._manifest["probes"]["missing"] += [vars(missing) for missing in self._program.missing]
         self._manifest["recorder"]["headers"] = self._program.headers
         _give_back_memory()
         if options.max_overhead is not None and options.pages != "none":

@@ -1,13 +1,15 @@
-"""Writes a trace onto a disk that is full after a while: `python -m tests.machine.filling DIRECTORY FREE RESERVE MANIFEST`.
+"""Writes traces onto a disk that is full after a while: `python -m tests.machine.filling DIRECTORY RESERVE MANIFEST FREE...`.
 
-DIRECTORY is the root of a small file system; a ballast file leaves FREE bytes. Prints as JSON how many rows were safe
-when a write failed, what the recorder would have said; where the journal was left, it is recovered, if need be after room was made.
+DIRECTORY is the root of a small file system; a ballast file leaves FREE bytes, once for each of them. Prints as JSON, by
+FREE, how many rows were safe when a write failed, what the recorder would have said; where the journal was left, it is
+recovered, if need be after room was made.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,4 +64,9 @@ def fill(root: Path, free: int, reserve: int, manifest: dict[str, Any]) -> dict[
 
 
 if __name__ == "__main__":
-    print(json.dumps(fill(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))))
+    root, results = Path(sys.argv[1]), {}
+    for free in sys.argv[4:]:
+        results[free] = fill(root, int(free), int(sys.argv[2]), json.loads(sys.argv[3]))
+        shutil.rmtree(root / "trace")
+        (root / "ballast").unlink(missing_ok=True)
+    print(json.dumps(results))

@@ -22,7 +22,7 @@ from collect.page_events import PACKED_TABLE, pack
 from collect.records import PAGE_EVENT
 from collect.schema import TABLES
 
-ROLL_BYTES, RESERVE_BYTES = 1 << 16, 1 << 20
+ROLL_BYTES, RESERVE_BYTES = 1 << 15, 1 << 20
 N_ROUNDS = 120
 
 

@@ -53,6 +53,22 @@ def test_what_is_lacking_is_named_with_its_use_and_the_way_to_get_it(monkeypatch
     assert how(wanted) in said and "\n" not in said
 
 
+@pytest.mark.parametrize(("paranoid", "admin", "refused"), [(3, False, True), (3, True, False), (2, False, False)])
+def test_a_debian_kernel_that_refuses_perf_events_is_told_with_what_mends_it(
+    monkeypatch: pytest.MonkeyPatch, paranoid: int, admin: bool, refused: bool
+) -> None:
+    monkeypatch.setattr(
+        privileges, "held", lambda: frozenset({Capability.SYS_ADMIN} if admin else {Capability.PERFMON})
+    )
+    monkeypatch.setattr(privileges, "_sysctl", {"perf_event_paranoid": paranoid}.__getitem__)
+    said = privileges.perf_events_refused()
+    assert (said is not None) == refused
+    if said:
+        assert said.startswith("kernel.perf_event_paranoid is 3") and said.endswith(
+            "sudo sysctl kernel.perf_event_paranoid=2"
+        )
+
+
 def test_where_nothing_is_lacking_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(privileges, "held", lambda: frozenset(Capability))
     ask(needed(changes=True, statistics=True))
