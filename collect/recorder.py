@@ -303,6 +303,8 @@ class Recorder:
             counters["recorder/page_programs_not_run"] = self._program.page_programs_not_run()
             if self._options.pages != "none":
                 counters["recorder/page_sample"] = self._page_sample
+            if self._governor:
+                counters["recorder/page_programs_ppm"] = round(self._governor.percent * 10_000)
             counters["recorder/only_stand_ins_saw"] = max(0, self._program.only_stand_ins_saw())
         self._writer.append("counters", counter_rows(time.monotonic_ns(), counters))
 

@@ -25,6 +25,8 @@ from tests.machine.storm import PAGES_PER_ROUND, USER_GFP, rounds
 
 ROOT = Path(__file__).parents[2]
 N_KILLS = int(os.environ.get("DIRECTMAP_KILLS", "5"))
+AT_ONCE = 5
+"""Recorders that run beside each other, to be killed one after the other."""
 COSTS_SECONDS = 2.0
 """What a kill may cost."""
 
@@ -74,74 +76,111 @@ def user_pages(trace: Trace, pid: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return np.sort(columns["ts_ns"][mine])
 
 
+def recorder(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        collect("record", "--only-pages", "-o", directory, *arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+
+def await_recording(process: subprocess.Popen[str]) -> None:
+    assert process.stderr
+    while "recording" not in (line := process.stderr.readline()):
+        assert line, f"the recorder ended with {process.wait()}"
+
+
 def test_kills_cost_at_most_two_seconds(storm: tuple[int, Path], tmp_path: Path) -> None:
     """Every round of the storm that ended two seconds before the kill is there, each with all its pages."""
     pid, log = storm
     chance = random.Random(2)
     n_rounds = 0
-    for i in range(N_KILLS):
-        directory = tmp_path / f"trace-{i}"
-        process = subprocess.Popen(
-            collect("record", "--only-pages", "-o", directory, "-d", "60"), cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stderr
-        while "recording" not in (line := process.stderr.readline()):
-            assert line, f"the recorder ended with {process.wait()}"
+    for first in range(0, N_KILLS, AT_ONCE):
+        processes = {
+            tmp_path / f"trace-{i}": recorder(tmp_path / f"trace-{i}", "-d", "120")
+            for i in range(first, min(first + AT_ONCE, N_KILLS))
+        }
+        for process in processes.values():
+            await_recording(process)
         began = time.monotonic_ns()
-        time.sleep(chance.uniform(0, 5))
-        killed = time.monotonic_ns()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
-        assert not (directory / MANIFEST).exists()
-        recover(directory)
-        trace = open_trace(directory)
-        seen = user_pages(trace, pid)
-        done = rounds(log)
-        due = done[(done[:, 0] > began) & (done[:, 1] < killed - COSTS_SECONDS * 1e9)]
-        found = np.searchsorted(seen, due[:, 1].astype(np.uint64)) - np.searchsorted(seen, due[:, 0].astype(np.uint64))
-        missing = int((PAGES_PER_ROUND - found).sum())
-        assert 0 <= missing <= lost(trace), f"kill {i}"
-        assert set(trace.manifest["losses"]) >= {"pages_ring_full"}
-        n_rounds += len(due)
-    assert n_rounds > 100 * N_KILLS // 5, "the kills left enough to be missed"
+        moments = sorted(chance.uniform(0, 5) for _ in processes)
+        killed: dict[Path, int] = {}
+        for moment, (directory, process) in zip(moments, processes.items(), strict=True):
+            time.sleep(max(0.0, moment - (time.monotonic_ns() - began) / 1e9))
+            killed[directory] = time.monotonic_ns()
+            process.send_signal(signal.SIGKILL)
+        for directory, process in processes.items():
+            process.wait()
+            assert process.stderr
+            process.stderr.close()
+            assert not (directory / MANIFEST).exists()
+            recover(directory)
+            trace = open_trace(directory)
+            seen = user_pages(trace, pid)
+            done = rounds(log)
+            due = done[(done[:, 0] > began) & (done[:, 1] < killed[directory] - COSTS_SECONDS * 1e9)]
+            found = np.searchsorted(seen, due[:, 1].astype(np.uint64))
+            found -= np.searchsorted(seen, due[:, 0].astype(np.uint64))
+            missing = int((PAGES_PER_ROUND - found).sum())
+            assert 0 <= missing <= lost(trace), directory.name
+            assert set(trace.manifest["losses"]) >= {"pages_ring_full"}
+            n_rounds += len(due)
+    assert n_rounds > 20 * N_KILLS, "the kills left enough to be missed"
 
 
-COUNTER = """
-BPF_HASH(n_events, u32, u64, 65536);
-static void count(void)
-{
-	u32 tid = bpf_get_current_pid_tgid();
-	n_events.increment(tid);
-}
-RAW_TRACEPOINT_PROBE(mm_page_alloc) { if (ctx->args[0]) count(); return 0; }
-RAW_TRACEPOINT_PROBE(mm_page_free) { count(); return 0; }
-"""
+def counting(what: str, log: Path) -> dict[str, Any]:
+    """What tests/machine/counting.py found out."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.machine.counting", what, str(log)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def test_what_a_full_ring_loses_is_counted(tmp_path: Path) -> None:
-    """The storm's events, counted by a program of the test's own, are those recorded and those counted as lost."""
-    from collect.compiler import compile_program, import_bcc
+def test_every_page_event_of_a_storm_is_recorded_or_counted_as_lost(tmp_path: Path) -> None:
+    """All events of the machine, counted by a program of the test's own between two moments at which none was under way."""
+    n = counting("losses", tmp_path / "storm")
+    assert n["produced"] > 2 * 3000 * PAGES_PER_ROUND
+    assert n["lost"] > 0, "the ring was too large"
+    assert n["recorded"] == n["taken"]
+    assert n["produced"] == n["recorded"] + n["lost"] + n["not_run"]
 
+
+def test_page_programs_that_are_off_do_not_run(tmp_path: Path) -> None:
+    n = counting("off", tmp_path / "storm")
+    assert n["one in 1"]["events"] > 4 * n["one in 64"]["events"] > 0
+    assert n["one in 64"]["runs"] > 1000 and n["one in 64"]["ns"] > 0, "sampled events cost a call"
+    assert n["one in 0"] == {"runs": 0, "ns": 0, "events": 0}
+    assert n["not_run"] <= n["one in 1"]["events"] // 100, "what was not to be recorded is not lost"
+
+
+def test_past_the_limit_page_events_go_off_and_cost_nothing_any_more(storm: tuple[int, Path], tmp_path: Path) -> None:
+    directory = tmp_path / "trace"
+    done = recorder(directory, "--sample", "64", "--max-overhead", "0.0001", "-d", "6")
+    _, said = done.communicate()
+    assert done.returncode == 0, said
+    trace = open_trace(directory)
+    (step,) = trace.manifest["sampling"]["steps"]
+    assert step["page_sample"] == 0 and step["percent"] > 0.0001
+    counters = trace.table("counters")
+    cost = counters.filter(pc.equal(counters["counter"], "recorder/page_programs_ppm"))
+    after = pc.greater(cost["ts_ns"], step["ts_ns"] + 1_500_000_000)
+    assert sum(cost.filter(pc.invert(after))["value"].to_pylist()) > 0
+    values = cost.filter(after)["value"].to_pylist()
+    assert values and set(values) == {0}
+    assert pc.max(trace.table("pages", ["ts_ns"])["ts_ns"]).as_py() <= step["ts_ns"] + 50_000_000
+
+
+def test_what_a_full_ring_loses_stands_in_the_trace(tmp_path: Path) -> None:
     log = tmp_path / "storm"
-    load = [sys.executable, "-m", "tests.machine.storm", str(log), "3001", "0"]
-    counting = compile_program(import_bcc(), COUNTER, []).bpf
-    try:
-        done = subprocess.run(
-            collect("record", "--only-pages", "--ring-bytes", "1", "-o", tmp_path / "trace", "--", *load),
-            cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        produced = {tid.value: n.value for tid, n in counting[b"n_events"].items()}
-    finally:
-        counting.cleanup()
+    load = [sys.executable, "-m", "tests.machine.storm", str(log), "1009", "0"]
+    process = recorder(tmp_path / "trace", "--ring-bytes", "1", "--", *load)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     trace = open_trace(tmp_path / "trace")
-    pids, n = np.unique(trace.table("pages", ["pid"])["pid"].to_numpy(), return_counts=True)
-    recorded = dict(zip(pids.tolist(), n.tolist(), strict=True))
-    storm = max(produced, key=lambda tid: produced[tid])
-    assert produced[storm] > 2 * 3001 * PAGES_PER_ROUND
-    n_lost = trace.manifest["losses"]["pages_ring_full"] + trace.manifest["losses"]["pages_programs_not_run"]
-    of_storm = produced[storm] - recorded[storm]
-    of_others = sum(produced.values()) - sum(recorded.values()) - of_storm  # before and after the recording too
-    assert of_storm > 0, "the ring was too large"
-    assert of_storm <= n_lost <= of_storm + of_others
+    pages = trace.table("pages", ["gfp", "event"])
+    of_storm = int(
+        ((pages["event"].to_numpy() == PageEvent.ALLOC) & (pages["gfp"].to_numpy() & USER_GFP == USER_GFP)).sum()
+    )
+    n_lost = trace.manifest["losses"]["pages_ring_full"]
+    assert 0 < 1009 * PAGES_PER_ROUND - of_storm <= n_lost + trace.manifest["losses"]["pages_programs_not_run"]
+    assert f"{sum(trace.manifest['losses'].values())} lost" in said
+    assert lost(trace) <= sum(trace.manifest["losses"].values())
