@@ -32,7 +32,7 @@ from collect.segments import JOURNAL_TABLES, segment_of, table_of
 
 __all__ = ["RESERVE_BYTES", "TraceWriter"]
 
-ROLL_BYTES = 64 << 20
+ROLL_BYTES = 32 << 20
 ROLL_SECONDS = 60.0
 RESERVE_BYTES = 32 << 20
 """A part of the journal, ROLL_BYTES and a tick's worth, is at least three times as large as its segment."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import sys
 import time
@@ -18,6 +16,7 @@ from collect.command import Command, Interrupts
 from collect.counters import counter_rows, read_counters
 from collect.drainer import Drainer
 from collect.errors import HostError
+from collect.heap import give_back
 from collect.journal import TraceWriter
 from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
@@ -191,7 +190,7 @@ class Recorder:
         self._manifest["probes"]["attached"] += self._program.stand_ins
         self._manifest["probes"]["missing"] += [vars(missing) for missing in self._program.missing]
         self._manifest["recorder"]["headers"] = self._program.headers
-        _give_back_memory()
+        give_back()
         if options.max_overhead is not None and options.pages != "none":
             time_programs()  # until we end
             fds = self._program.page_program_fds()
@@ -382,9 +381,3 @@ class Recorder:
         if moment in (Moment.END, Moment.AFTER_DETACH):
             self._count()
         return snapshot
-
-
-def _give_back_memory() -> None:
-    """What the compiler took from the heap and has freed goes back to the kernel: a recording may last for days."""
-    with contextlib.suppress(AttributeError):  # a GNU function
-        ctypes.CDLL(None).malloc_trim(0)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collect.durable import whole_file
+from collect.heap import give_back
 from collect.page_events import PACKED, PACKED_TABLE, unpack
 from collect.schema import TABLES
 
@@ -80,18 +82,37 @@ def _in_order(table: pa.Table, column: str | None) -> Iterator[pa.Table]:
         yield table.take(order[first : first + GROUP_ROWS])
 
 
-def _pages_in_order(packed: pa.Table, rows: pa.Table) -> Iterator[pa.Table]:
-    """Rows of `pages` by time, in groups, from packed events and from what are rows already."""
-    times = pa.concat_arrays([*packed["ts"].chunks, *rows["ts_ns"].chunks])
-    order = pc.sort_indices(times).to_numpy()
-    n_packed = np.uint64(packed.num_rows)
+def _pages_in_order(packed: list[pa.RecordBatch], rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows of `pages` by time, in groups, from packed events and from what are rows already.
+
+    With numpy, batch by batch: Arrow's take() would first make one array of all batches, for each group again.
+    """
+    times = np.concatenate([batch["ts"].to_numpy() for batch in packed] + [rows["ts_ns"].to_numpy()])
+    # Nearly sorted, which a stable sort makes use of; 32 bits do for what a part of a journal may hold.
+    order = np.argsort(times, kind="stable").astype(np.uint32)
+    del times
+    starts = np.cumsum([0] + [batch.num_rows for batch in packed]).astype(np.uint32)
     for first in range(0, len(order), GROUP_ROWS):
         places = order[first : first + GROUP_ROWS]
-        of_packed = places < n_packed
-        group = unpack(packed.take(places[of_packed]).to_batches())
+        of_packed = places < starts[-1]
+        group = unpack([_gathered(packed, starts, places[of_packed])])
         if not of_packed.all():
-            group = pa.concat_tables([group, rows.take(places[~of_packed] - n_packed)]).sort_by("ts_ns")
+            group = pa.concat_tables([group, rows.take(places[~of_packed] - starts[-1])]).sort_by("ts_ns")
         yield group
+
+
+def _gathered(
+    packed: list[pa.RecordBatch], starts: npt.NDArray[np.uint32], places: npt.NDArray[np.uint32]
+) -> pa.RecordBatch:
+    """The events at some places of all batches together; `starts` says where each batch begins there."""
+    columns = {name: np.empty(len(places), np.uint64) for name in PACKED.names}
+    batch_of = np.searchsorted(starts, places, side="right") - 1
+    for i in np.unique(batch_of).tolist():
+        here = batch_of == i
+        at = places[here] - starts[i]
+        for name, column in columns.items():
+            column[here] = packed[i][name].to_numpy()[at]
+    return pa.record_batch(list(columns.values()), schema=PACKED)
 
 
 def segment_of(part: Path, directory: Path) -> dict[str, Any] | None:
@@ -110,17 +131,18 @@ def segment_of(part: Path, directory: Path) -> dict[str, Any] | None:
         batches = read_cut_stream(files.enter_context(pa.memory_map(str(part))))
         if name == PACKED_TABLE:
             rows = read_cut_stream(files.enter_context(pa.memory_map(str(beside)))) if beside.exists() else []
-            tables = pa.Table.from_batches(batches, PACKED), pa.Table.from_batches(rows, TABLES["pages"])
             if batches or rows:
-                entry = _write(directory, "pages", int(number), _pages_in_order(*tables))
+                table = pa.Table.from_batches(rows, TABLES["pages"])
+                entry = _write(directory, "pages", int(number), _pages_in_order(batches, table))
+                del table
             rows.clear()
-            del tables
         elif batches:
             entry = write_segment(directory, name, int(number), batches)
         batches.clear()
     part.unlink()
     if name == PACKED_TABLE:
         beside.unlink(missing_ok=True)
+    give_back()
     return entry
 
 
