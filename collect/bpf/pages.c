@@ -84,9 +84,12 @@ static __always_inline void page_free(u64 page, u32 order)
 // in the middle of it. So each has a spare behind it, which takes the events that the first did not see: the first
 // leaves each page it has seen in a slot, the spare takes it out, and finds none where the first was skipped. An
 // interrupt between the two may need the same slot: so it keeps what it found there. In the middle of a spare nothing is
-// left, for the interrupt's own spare will be skipped, and the page would be taken for seen another time.
+// left, for the interrupt's own spare will be skipped, and the page would be taken for seen another time. What is left all
+// the same, just before `in_spare` is set and just after, is kept a few times and then dropped; the times are counted in the
+// lowest bits of the address, which are 0 in that of a struct page.
 #define SEEN_SLOTS 64
 #define SEEN_CPUS 1024
+#define SEEN_KEPT 7UL
 
 struct seen_pages {
 	u64 in_spare;
@@ -107,10 +110,12 @@ static __always_inline void leave_seen(u8 event, u64 page)
 {
 	struct seen_pages *here = seen_here(event);
 	u32 slot = (page >> 6) & (SEEN_SLOTS - 1);
+	u64 before;
 
 	if (!here || here->in_spare)
 		return;
-	here->slots[slot].before = here->slots[slot].page;
+	before = here->slots[slot].page;
+	here->slots[slot].before = (before & SEEN_KEPT) == SEEN_KEPT ? 0 : before;
 	here->slots[slot].page = page;
 }
 
@@ -119,12 +124,12 @@ static __always_inline int was_seen(struct seen_pages *here, u64 page)
 	u32 slot = (page >> 6) & (SEEN_SLOTS - 1), zero = 0;
 	u64 *n;
 
-	if (here->slots[slot].page == page) {
-		here->slots[slot].page = here->slots[slot].before;
+	if ((here->slots[slot].page & ~SEEN_KEPT) == page) {
+		here->slots[slot].page = here->slots[slot].before ? here->slots[slot].before + 1 : 0;
 		here->slots[slot].before = 0;
 		return 1;
 	}
-	if (here->slots[slot].before == page) {		// the interrupt came just before `in_spare` was set
+	if ((here->slots[slot].before & ~SEEN_KEPT) == page) {		// the interrupt came just before `in_spare` was set
 		here->slots[slot].before = 0;
 		return 1;
 	}
@@ -166,10 +171,10 @@ int spare_mm_page_alloc(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct seen_pages *here = seen_here(EVENT_PAGE_ALLOC);
 
-	if (!here || !is_armed())
+	if (!here)
 		return 0;
 	set_in_spare(here, 1);
-	if (!was_seen(here, ctx->args[0])) {
+	if (is_armed() && !was_seen(here, ctx->args[0])) {
 		page_alloc(ctx->args[0], ctx->args[1], ctx->args[2], ctx->args[3]);
 		seen_in_bulk(ctx->args[0]);
 	}
@@ -191,10 +196,10 @@ int spare_mm_page_free(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct seen_pages *here = seen_here(EVENT_PAGE_FREE);
 
-	if (!here || !is_armed())
+	if (!here)
 		return 0;
 	set_in_spare(here, 1);
-	if (!was_seen(here, ctx->args[0]))
+	if (is_armed() && !was_seen(here, ctx->args[0]))
 		page_free(ctx->args[0], ctx->args[1]);
 	set_in_spare(here, 0);
 	return 0;

@@ -77,12 +77,14 @@ def losses(log: str) -> dict[str, int]:
     positions = rings._positions
 
     def totals() -> dict[str, int]:
-        # The rings' own words: places taken, events without a place; and what neither program of a tracepoint saw.
+        # The rings' own words: places taken, events without a place; and what neither program of a tracepoint saw (below
+        # 0: what both did).
+        seen = program._lost_until_now()
         return {
             "produced": counter.produced(),
             "taken": int(positions["head"].sum()),
             "lost": program.losses()["pages_ring_full"],
-            "not_run": program.losses()["pages_programs_not_run"],
+            "not_run": seen["pages_programs_not_run"] - seen["rescued"],
         }
 
     recorded = 0
