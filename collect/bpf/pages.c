@@ -108,6 +108,7 @@ static __always_inline struct seen_pages *seen_here(u8 event)
 
 static __always_inline void leave_seen(u8 event, u64 page)
 {
+#ifdef PAGES_ALL	// else no spare is attached that would ask
 	struct seen_pages *here = seen_here(event);
 	u32 slot = (page >> 6) & (SEEN_SLOTS - 1);
 	u64 before;
@@ -117,6 +118,7 @@ static __always_inline void leave_seen(u8 event, u64 page)
 	before = here->slots[slot].page;
 	here->slots[slot].before = (before & SEEN_KEPT) == SEEN_KEPT ? 0 : before;
 	here->slots[slot].page = page;
+#endif
 }
 
 static __always_inline int was_seen(struct seen_pages *here, u64 page)
