@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from collect.page_ring import is_sampled
-from collect.records import PAGE_EVENT
+from collect.records import PAGE, PAGE_EVENT
 from collect.schema import TABLES, PageEvent
 
-__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_events", "of_records", "pack", "unpack"]
+__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_allocations", "of_records", "pack", "unpack"]
 
 PACKED_TABLE = "pages_packed"
 """Its name in the journal; it never becomes a table of the trace."""
@@ -96,27 +96,27 @@ def _with_blocks(columns: dict[str, npt.NDArray[Any]], ranges: npt.NDArray[np.bo
     return {name: column[in_time] for name, column in joined.items()}
 
 
-def bulk_events(records: npt.NDArray[np.void], vmemmap: int, sample: int = 1) -> npt.NDArray[np.void]:
-    """Allocations of single pages (`records.PAGE_EVENT`) from bulk allocations (`records.BULK`).
+def bulk_allocations(records: npt.NDArray[np.void], vmemmap: int, sample: int = 1) -> npt.NDArray[np.void]:
+    """Allocations of single pages (`records.PAGE`) from bulk allocations (`records.BULK`).
 
-    Of the page blocks that are recorded: one in `sample`. A place of the array that holds another page than before was filled; left out are the pages that the allocation
-    tracepoint reported meanwhile. The migratetype is what gfp_migratetype() makes of gfp (include/linux/gfp.h).
+    A place of the array that holds another page than before was filled; left out are the pages that the allocation
+    tracepoint reported meanwhile and, outside of regions, page blocks that are not sampled. The migratetype is what
+    gfp_migratetype() makes of gfp (include/linux/gfp.h).
     """
     places = np.arange(records["after"].shape[1])[None, :] < records["n"][:, None]
     new = places & (records["after"] != 0) & (records["after"] != records["before"])
     new &= ~(records["after"][:, :, None] == records["reported"][:, None, :]).any(axis=2)
     row, at = np.nonzero(new)
     pfns = (records["after"][row, at] - np.uint64(vmemmap)) >> np.uint64(6)
-    sampled = is_sampled(pfns, sample)
-    row, pfns = row[sampled], pfns[sampled]
-    gfp, cpu, pid = (records[name][row].astype(np.uint64) for name in ("gfp", "cpu", "pid"))
-    events = np.empty(len(row), PAGE_EVENT)
-    events["ts"] = records["ts"][row]
-    events["what"] = pfns
-    events["what"] |= (gfp >> np.uint64(3) & np.uint64(3)) << np.uint64(45) | cpu << np.uint64(52)
-    events["what"] |= np.uint64(PageEvent.ALLOC_BULK << 49)
-    events["more"] = gfp | pid << np.uint64(32)
-    return events
+    kept = is_sampled(pfns, sample) | (records["scope"][row] != 0)
+    row, pfns = row[kept], pfns[kept]
+    pages = np.zeros(len(row), PAGE)
+    for name in ("ts", "gfp", "pid", "cpu", "scope", "region_id"):
+        pages[name] = records[name][row]
+    pages["pfn"] = pfns
+    pages["event"] = PageEvent.ALLOC_BULK
+    pages["migratetype"] = pages["gfp"] >> np.uint32(3) & np.uint32(3)
+    return pages
 
 
 def _mask(n_bits: int) -> np.uint64:

@@ -24,7 +24,7 @@ from collect.meanwhile import Meanwhile
 from collect.memory_watch import memory_watch
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, time_programs
-from collect.page_events import PACKED_TABLE, bulk_events, of_records, pack
+from collect.page_events import PACKED_TABLE, bulk_allocations, of_records, pack
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
 from collect.program import Program
@@ -242,12 +242,11 @@ class Recorder:
             self._status.count_splits(changes)
             if self._memory:
                 self._memory.note(changes)
-        events = batch.get("page_events", [])
-        events += [
-            bulk_events(records, self._kernel.vmemmap, self._page_sample) for records in batch.get("bulk_ring", [])
+        events, in_scope = list(batch.get("page_events", [])), []
+        bulk = [
+            bulk_allocations(records, self._kernel.vmemmap, self._page_sample) for records in batch.get("bulk_ring", [])
         ]
-        in_scope = []
-        for records in batch["page_ring"]:
+        for records in [*bulk, *batch["page_ring"]]:
             scoped = (records["scope"] != 0) | (records["region_id"] != 0)
             in_scope.append(records[scoped])
             events.append(of_records(records[~scoped]))

@@ -37,6 +37,7 @@ Batch = dict[str, list[Records]]
 
 KERNEL_IMAGE_END = 0xFFFF_FFFF_C000_0000
 VMEMMAP_SHIFT = 6
+ALLOCATIONS = (PageEvent.ALLOC, PageEvent.ALLOC_BULK)
 MAX_UNCLAIMED = 4096
 FREE_SCOPES = (253, 254)
 """`pages.scope` as the programs mark frees; the event says so already."""
@@ -286,7 +287,7 @@ class RowMaker:
             name: np.repeat(regions.column(name).to_numpy(), counts)
             for name in ("ts_ns", "cpu", "pid", "kind", "region_id")
         }
-        self._told = np.concatenate([self._told, records[records["event"] == PageEvent.ALLOC]])
+        self._told = np.concatenate([self._told, records[np.isin(records["event"], ALLOCATIONS)]])
         bulk = (behind["kind"] != RegionKind.SECRET_PAGE) & ~np.isin(
             _pair(frames, behind["region_id"]), _pair(*_single_pages(self._told))
         )

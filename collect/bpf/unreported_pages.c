@@ -17,8 +17,9 @@ struct bulk_call {
 };
 
 struct bulk_record {
-	u64 ts;
+	u64 ts, region_id;
 	u32 gfp, pid, cpu, n;
+	u32 scope, pad;
 	u64 reported[BULK_REPORTED];
 	u64 before[CHUNK], after[CHUNK];
 };
@@ -88,9 +89,13 @@ static __always_inline void bulk_exit(void)
 	struct bulk_call *call = bulk_calls.lookup(&tid);
 	struct live *live = lives.lookup(&zero);
 	struct bulk_record *record;
+	struct task *task = task_in_scope();
+	u32 scope = task ? top_scope(task) : 0;
 
 	if (!call)
 		return;
+	if (scope == SCOPE_FREE || scope == SCOPE_FREE_BLOCK)
+		scope = 0;
 	for (i = 0; i < BULK_PAGES / CHUNK; i++) {
 		if (i * CHUNK >= call->n)
 			break;
@@ -100,6 +105,9 @@ static __always_inline void bulk_exit(void)
 			break;
 		}
 		record->ts = bpf_ktime_get_ns();
+		record->scope = scope;
+		record->pad = 0;
+		record->region_id = scope ? top_region(task) : 0;
 		record->gfp = call->gfp;
 		record->pid = tid;
 		record->cpu = bpf_get_smp_processor_id();

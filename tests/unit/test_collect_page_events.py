@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collect.page_events import MAX_ORDER, PACKED, blocks, bulk_events, pack, unpack
+from collect.page_events import MAX_ORDER, PACKED, blocks, bulk_allocations, of_records, pack, unpack
 from collect.records import BULK, CHUNK, PAGE_EVENT
 from collect.schema import TABLES, PageEvent
 
@@ -157,7 +157,10 @@ def test_bulk_allocations_are_the_pages_that_are_new_and_were_not_reported(
         for side in ("before", "after"):
             record[side] = np.where(chance.random(CHUNK) < 0.5, 0, chance.choice(pages, CHUNK))
         record["reported"] = np.where(chance.random(4) < 0.5, 0, chance.choice(pages, 4))
-    found = [{name: row[name] for name in LARGEST} for row in rows(bulk_events(records, VMEMMAP, sample))]
-    assert found == twin(records, sample)
-    assert bulk_events(records, VMEMMAP, 0).size == 0
-    assert bulk_events(records, VMEMMAP).dtype == PAGE_EVENT
+    made = bulk_allocations(records, VMEMMAP, sample)
+    assert [{name: row[name] for name in LARGEST} for row in rows(of_records(made))] == twin(records, sample)
+    assert bulk_allocations(records, VMEMMAP, 0).size == 0
+    records["scope"], records["region_id"] = 17, 23
+    inside = bulk_allocations(records, VMEMMAP, 0)
+    assert len(inside) == len(twin(records, 1)), "pages of regions are told whatever is sampled"
+    assert set(inside["scope"].tolist()) <= {17} and set(inside["region_id"].tolist()) <= {23}
