@@ -27,7 +27,7 @@ from tests.unit.test_trace_format import manifest
 
 ROOT = Path(__file__).parents[2]
 N_KILLS = 100
-MOST_ROWS = 3_000
+MOST_ROWS = 2_000
 """Of some 35,000 that a writer writes, a segment for each 500: how many are safe, at most, when a kill is due."""
 
 
