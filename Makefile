@@ -42,7 +42,7 @@ venv: $(VENV)/.installed ## .venv with what directmap runs on
 test: lint ## lint, then every test that needs neither root nor a guest
 	$(BIN)/python -m pytest
 
-test-kills: $(VENV)/.installed-test ## kill the real recorder 100 times (root, some ten minutes)
+test-kills: $(VENV)/.installed-test ## kill the real recorder 100 times (root, some five minutes)
 	DIRECTMAP_KILLS=100 $(BIN)/python -m pytest tests/unit/test_recording.py -k kills
 
 lint: $(VENV)/.installed-test ## ruff and mypy

@@ -128,7 +128,8 @@ def _effect_ns(
     rows = np.flatnonzero(direct)
     by_id = rows[np.argsort(columns["call_id"][rows])]
     ids = columns["call_id"][by_id]
-    nested = rows[np.isin(columns["parent_id"][rows], ids)]
+    # One with a stack of its own was made in the reclaim of the other's split, before that changed anything.
+    nested = rows[np.isin(columns["parent_id"][rows], ids) & (columns["stack_id"][rows] == 0)]
     parents = by_id[np.searchsorted(ids, columns["parent_id"][nested])]
     effect = exit_ns.copy()
     np.minimum.at(effect, parents, columns["ts_ns"][nested])

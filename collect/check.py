@@ -70,7 +70,7 @@ def would_work(rows: list[Finding]) -> dict[str, bool]:
 
 def findings(directory: Path = Path()) -> list[Finding]:
     """Everything that a recording into `directory` needs on this machine, in the order in which it is needed."""
-    rows = [_privileges(), _lockdown()]
+    rows = [_privileges(changes=True), _privileges(changes=False), _lockdown()]
     symbols, btf, features = None, None, None
     try:
         symbols = Kallsyms()
@@ -104,13 +104,14 @@ def findings(directory: Path = Path()) -> list[Finding]:
 ONLY_PAGES = "`record --only-pages` does without"
 
 
-def _privileges() -> Finding:
-    wanted = privileges.needed(changes=True)
+def _privileges(*, changes: bool) -> Finding:
+    wanted = privileges.needed(changes=changes)
     lacking = privileges.missing(wanted)
     have = ", ".join(capability.label for capability in wanted if capability not in lacking)
     lack = ", ".join(capability.label for capability in lacking)
     found = f"uid {os.geteuid()}, has {have or 'none'}{f', lacks {lack}' if lack else ''}"
-    return Finding("privileges", not lacking, found, True, f"run it with sudo, or {privileges.how(wanted)}", pages=True)
+    what, mend = "privileges" if changes else "privileges, pages", f"run it with sudo, or {privileges.how(wanted)}"
+    return Finding(what, not lacking, found, changes, mend, pages=not changes)
 
 
 def _lockdown() -> Finding:
@@ -238,7 +239,8 @@ def _split_counters() -> Finding:
 
 
 def _room(directory: Path) -> Finding:
-    existing = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    # Path.exists raises where a folder may not be looked into (before Python 3.12).
+    existing = next(folder for folder in (directory, *directory.absolute().parents) if os.path.exists(folder))  # noqa: PTH110
     free = shutil.disk_usage(existing).free
     found = f"{free >> 20} MiB in {existing.absolute()}"
     return Finding(

@@ -82,7 +82,8 @@ class Command:
     def start(self) -> None:
         """Let it run. Raises HostError if there is no such command."""
         self._started = True
-        os.write(self._go, GO)
+        with contextlib.suppress(BrokenPipeError):  # a signal ended it while it waited: poll tells
+            os.write(self._go, GO)
         os.close(self._go)
         told = os.read(self._failed, 4)  # nothing, once exec has closed it
         os.close(self._failed)

@@ -69,7 +69,7 @@ class TraceWriter:
         self._bytes = 0
         self._rolled = time.monotonic()
         self._roller: threading.Thread | None = None
-        self._roll_error: OSError | None = None
+        self._roll_error: BaseException | None = None
         self._left: list[Path] = []
         self._journal = directory / JOURNAL
         try:
@@ -207,7 +207,7 @@ class TraceWriter:
         try:
             for part in parts:
                 self._make_segment(part)
-        except OSError as error:
+        except BaseException as error:  # told by whoever waits for the segments; the journal stays
             self._roll_error = error
 
     def _make_segment(self, part: Path) -> None:

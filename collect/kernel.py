@@ -96,6 +96,11 @@ def kernel_for_pages() -> Kernel:
     why = "only page events were asked for (--only-pages)"
     missing = [
         Missing("choke point", why, "changes and regions are not recorded"),
+        Missing(
+            "bulk, contiguous and split allocations",
+            why,
+            "what the tracepoint mm_page_alloc does not report is not recorded",
+        ),
         Missing("page tables", why, "there are no snapshots, so no state to rebuild or verify"),
     ]
     return Kernel(Kallsyms(), Features(), memory, vmemmap, constants, missing=missing)

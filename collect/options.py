@@ -32,7 +32,7 @@ class Options:
         max_overhead: per cent of all CPUs' time that page programs may take; None: no limit.
         live: a table on the terminal.
         command_line: as it goes into the manifest.
-        ring_bytes: size of each page ring, to try what happens when it is full; None: as usual.
+        ring_bytes: size of the rings of all page events together, to try what happens when they are full; None: as usual.
     """
 
     output: Path

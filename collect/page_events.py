@@ -6,17 +6,14 @@ At a million a second what is done for each of them counts. Packed, an event is 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from collect.page_ring import is_sampled
-from collect.records import PAGE_EVENT
+from collect.records import PAGE, PAGE_EVENT
 from collect.schema import TABLES, PageEvent
 
-__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_events", "of_records", "pack", "unpack"]
+__all__ = ["PACKED", "PACKED_TABLE", "blocks", "bulk_allocations", "of_records", "pack", "unpack", "with_blocks"]
 
 PACKED_TABLE = "pages_packed"
 """Its name in the journal; it never becomes a table of the trace."""
@@ -33,7 +30,7 @@ def pack(events: npt.NDArray[np.void]) -> pa.RecordBatch:
 
 
 def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
-    """Rows of `pages` from packed batches, in their order; a contiguous range becomes a row for each of its blocks."""
+    """Rows of `pages` from packed batches, in their order."""
     table = pa.Table.from_batches(batches, PACKED)
     ts, what, more = (table.column(name).to_numpy() for name in PACKED.names)
     pfn, event = what & _mask(PFN_BITS), (what >> np.uint64(49) & _mask(EVENT_BITS)).astype(np.uint8)
@@ -49,9 +46,6 @@ def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
         "cpu": (what >> np.uint64(52)).astype(np.uint16),
         "pid": (more >> np.uint64(32)).astype(np.uint32),
     }
-    ranges = event == PageEvent.ALLOC_CONTIG
-    if ranges.any():
-        columns = _with_blocks(columns, ranges)
     n = len(columns["ts_ns"])
     columns |= {name: np.zeros(n, kind) for name, kind in (("scope", "u1"), ("region_id", "u8"), ("stack_id", "u4"))}
     return pa.table(columns, schema=TABLES["pages"])
@@ -83,23 +77,24 @@ def blocks(first: int, n_pages: int) -> tuple[npt.NDArray[np.uint64], npt.NDArra
     return np.array(pfns, np.uint64), np.array(orders, np.uint8)
 
 
-def _with_blocks(columns: dict[str, npt.NDArray[Any]], ranges: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
-    """Each contiguous range, which says its number of pages in place of gfp, as rows of one block each."""
-    parts = [{name: column[~ranges] for name, column in columns.items()}]
-    for i in np.flatnonzero(ranges).tolist():  # few: a hugetlb page or a driver's buffer
-        pfns, orders = blocks(int(columns["pfn"][i]), int(columns["gfp"][i]))
-        n = len(pfns)
-        row = {name: np.repeat(column[i : i + 1], n) for name, column in columns.items()}
-        parts.append(row | {"pfn": pfns, "order": orders, "gfp": np.zeros(n, np.uint32)})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-    in_time = np.argsort(joined["ts_ns"], kind="stable")
-    return {name: column[in_time] for name, column in joined.items()}
+def with_blocks(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Whole records (`records.PAGE`) with each contiguous range, which says its number of pages in place of gfp, in its blocks."""
+    ranges = records["event"] == PageEvent.ALLOC_CONTIG
+    if not ranges.any():
+        return records
+    parts = [records[~ranges]]
+    for record in records[ranges]:  # few: a hugetlb page or a driver's buffer
+        pfns, orders = blocks(int(record["pfn"]), int(record["gfp"]))
+        part = np.repeat(record, len(pfns))
+        part["pfn"], part["order"], part["gfp"] = pfns, orders, 0
+        parts.append(part)
+    return np.concatenate(parts)
 
 
-def bulk_events(records: npt.NDArray[np.void], vmemmap: int, sample: int = 1) -> npt.NDArray[np.void]:
-    """Allocations of single pages (`records.PAGE_EVENT`) from bulk allocations (`records.BULK`).
+def bulk_allocations(records: npt.NDArray[np.void], vmemmap: int) -> npt.NDArray[np.void]:
+    """Allocations of single pages (`records.PAGE`) from bulk allocations (`records.BULK`).
 
-    Of the page blocks that are recorded: one in `sample`. A place of the array that holds another page than before was filled; left out are the pages that the allocation
+    A place of the array that holds another page than before was filled; left out are the pages that the allocation
     tracepoint reported meanwhile. The migratetype is what gfp_migratetype() makes of gfp (include/linux/gfp.h).
     """
     places = np.arange(records["after"].shape[1])[None, :] < records["n"][:, None]
@@ -107,16 +102,13 @@ def bulk_events(records: npt.NDArray[np.void], vmemmap: int, sample: int = 1) ->
     new &= ~(records["after"][:, :, None] == records["reported"][:, None, :]).any(axis=2)
     row, at = np.nonzero(new)
     pfns = (records["after"][row, at] - np.uint64(vmemmap)) >> np.uint64(6)
-    sampled = is_sampled(pfns, sample)
-    row, pfns = row[sampled], pfns[sampled]
-    gfp, cpu, pid = (records[name][row].astype(np.uint64) for name in ("gfp", "cpu", "pid"))
-    events = np.empty(len(row), PAGE_EVENT)
-    events["ts"] = records["ts"][row]
-    events["what"] = pfns
-    events["what"] |= (gfp >> np.uint64(3) & np.uint64(3)) << np.uint64(45) | cpu << np.uint64(52)
-    events["what"] |= np.uint64(PageEvent.ALLOC_BULK << 49)
-    events["more"] = gfp | pid << np.uint64(32)
-    return events
+    pages = np.zeros(len(row), PAGE)
+    for name in ("ts", "gfp", "pid", "cpu", "scope", "region_id"):
+        pages[name] = records[name][row]
+    pages["pfn"] = pfns
+    pages["event"] = PageEvent.ALLOC_BULK
+    pages["migratetype"] = pages["gfp"] >> np.uint32(3) & np.uint32(3)
+    return pages
 
 
 def _mask(n_bits: int) -> np.uint64:

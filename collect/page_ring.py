@@ -23,7 +23,7 @@ SLACK = 1024
 that were preempted between the check and the taking of a place (7.x)."""
 
 RING_BYTES = 64 << 20
-MIN_CHUNKS, MAX_CHUNKS = 8, 512
+MAX_CHUNKS = 512
 
 POSITION = np.dtype([("head", "u8"), ("limit", "u8"), ("sample", "u8"), ("n_lost", "u8"), ("pad", "u8", 12)])
 

@@ -80,8 +80,8 @@ def needed(*, changes: bool, statistics: bool = False) -> Needed:
         wanted[Capability.SYS_RESOURCE] = "raise the limit of locked memory, which maps count against before 5.11"
     if statistics:
         wanted[Capability.SYS_ADMIN] = "have the kernel time BPF programs (--max-overhead)"
-    elif not changes and not (KCORE.exists() and os.access(KCORE, os.R_OK, effective_ids=True)):
-        wanted[Capability.SYS_ADMIN] = "see frame numbers in /proc/self/pagemap, where there is no /proc/kcore"
+    elif not changes:
+        wanted[Capability.SYS_ADMIN] = "see frame numbers in /proc/self/pagemap, and RAM in /proc/iomem"
     return wanted
 
 
@@ -159,11 +159,16 @@ def _become_caller(directory: Path) -> bool:
     if os.geteuid() != 0 or not int(os.environ.get("SUDO_UID", "0")):
         return False
     uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", os.environ["SUDO_UID"]))
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([gid])
+    os.setegid(gid)
     os.seteuid(uid)
     try:
         able = os.access(directory, os.W_OK | os.X_OK, effective_ids=True) and _code_is_readable()
     finally:
         os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
     if not able:
         return False
     _prctl(PR_SET_KEEPCAPS, 1)

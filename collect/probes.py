@@ -241,7 +241,7 @@ def _splits(features: Features, symbols: Kallsyms, btf: Btf) -> None:
 
 
 def _other_writers(features: Features, symbols: Kallsyms, btf: Btf) -> None:
-    """Collapse and hotplug. The parameters of arch_remove_memory begin with the node in 5.10, not since 5.17
+    """Collapse and hotplug. The parameters of arch_remove_memory begin with the node in 5.10, not since 5.15 (65a2aa5f482e)
     (65a2aa5f482e, "mm/memory_hotplug: remove nid parameter from arch_remove_memory()"): they are taken by name.
     """
     if COLLAPSE in symbols and not _use(features, symbols, btf, COLLAPSE):

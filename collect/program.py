@@ -18,7 +18,7 @@ from collect.errors import HostError
 from collect.host import possible_cpus
 from collect.page_ring import PageRings, ring_chunks, sampled_below
 from collect.privileges import perf_events_refused
-from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, Features, Missing
+from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, PAGE_FUNCTIONS, Features, Missing
 from collect.records import LOSSES, RINGS
 from collect.region_probes import region_probes
 from collect.ring import Ring
@@ -36,7 +36,7 @@ PAGE_ROLES: dict[str, tuple[str, ...]] = {"none": (), "scoped": ("first",), "all
 """The programs at each of them, in order of attachment; see collect/bpf/pages.c."""
 
 PAGE_RINGS = ("page_ring", "bulk_ring")
-GROUPS = ("changes", "exits", "splits", "regions", "pages", "spare", "vfree")
+GROUPS = ("changes", "exits", "splits", "regions", "pages", "unreported", "spare", "vfree")
 KPROBES = ("kprobe_change_entry", "kretprobe_change_exit")
 """The second pair at the choke point; see collect/bpf/changes.c."""
 SPLIT_KPROBE = "kprobe_split"
@@ -133,7 +133,7 @@ class Program:
         # An entry is lost where fentry and kprobe were both skipped; an exit, where the call stays in the map.
         if self._missed_when_off is not None:
             missed["pages"] = self._missed_when_off
-        counted = ["changes", "splits", "regions", *(["pages"] if self._all_pages else [])]
+        counted = ["changes", "splits", "regions", *(["pages", "unreported"] if self._all_pages else [])]
         return lost | {f"{group}_programs_not_run": missed[group] for group in counted}
 
     def page_programs_not_run(self) -> int:
@@ -142,7 +142,7 @@ class Program:
         Not a loss while only pages in scope of regions are recorded: a region's frames are read from the page tables
         when it is made, and are free when it is.
         """
-        return self._missed()["pages"] if self._missed_when_off is None else self._missed_when_off
+        return self._missed()["pages"]
 
     def only_stand_ins_saw(self) -> int:
         """Entries and exits since `arm`, of changes, splits and regions, that a kprobe saw and fentry or fexit did not."""
@@ -280,4 +280,6 @@ def _group(program: str) -> str:
         return "spare"
     if program.endswith("__vfree"):
         return "vfree"
+    if program.endswith(tuple(f"__{function}" for names in PAGE_FUNCTIONS.values() for function in names)):
+        return "unreported"
     return "pages" if "mm_page_" in program else "regions"

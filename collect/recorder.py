@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -24,7 +25,8 @@ from collect.meanwhile import Meanwhile
 from collect.memory_watch import memory_watch
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, time_programs
-from collect.page_events import PACKED_TABLE, bulk_events, of_records, pack
+from collect.page_events import PACKED_TABLE, bulk_allocations, of_records, pack, with_blocks
+from collect.page_ring import is_sampled
 from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
 from collect.program import Program
@@ -43,7 +45,8 @@ BATCH_BYTES = 8 << 20
 
 RUNNING_CALL_SECONDS = 5.0
 CALL_ID_SHIFT = 10
-"""A call's id is its time of entry in nanoseconds, then ten bits of its CPU (new_id in collect/bpf/records.h)."""
+"""A call's id is the low 54 bits of its time of entry in nanoseconds (208 days), then ten bits of its CPU (new_id in
+collect/bpf/records.h)."""
 
 
 S = TypeVar("S", Snapshot, RangeSnapshot)
@@ -74,6 +77,7 @@ class Recorder:
         ask(needed(changes=not options.only_pages, statistics=options.max_overhead is not None))
         # Before anything is attached or given up: see Command.
         self._command = Command(command, environment) if command else None
+        self._view: View = view_for(live=False)
         try:
             raise_memlock()
             self._kernel: Kernel = (
@@ -86,10 +90,11 @@ class Recorder:
                 self._kernel.memory["max_pfn"],
                 self._kernel.vmemmap,
                 self._kernel.memory["physical_mask"] or ANY_FRAME,
+                derive_pages=options.pages == "scoped",
             )
             self._memory = memory_watch(self._kernel, self._rows)
-            self._view: View = view_for(live=options.live)
             self._writer = TraceWriter(options.output, self._manifest, force=options.force)
+            self._view = view_for(live=options.live)
         except BaseException:
             if self._command:
                 self._command.abandon()
@@ -214,7 +219,7 @@ class Recorder:
 
     def _record(self, duration: float | None, interrupts: Interrupts, begin: float) -> int | None:
         """Drain until it is time to stop; exit status of the command, if there was one."""
-        if self._command:
+        if self._command and not interrupts.seen:
             self._command.start()
         stop = time.monotonic() + duration if duration is not None else None
         next_tick = time.monotonic() + TICK_SECONDS
@@ -242,15 +247,13 @@ class Recorder:
             self._status.count_splits(changes)
             if self._memory:
                 self._memory.note(changes)
-        events = batch.get("page_events", [])
-        events += [
-            bulk_events(records, self._kernel.vmemmap, self._page_sample) for records in batch.get("bulk_ring", [])
-        ]
-        in_scope = []
-        for records in batch["page_ring"]:
+        events, in_scope = batch.pop("page_events", []), []
+        bulk = [bulk_allocations(records, self._kernel.vmemmap) for records in batch.pop("bulk_ring", [])]
+        for records in [*bulk, *batch["page_ring"]]:
             scoped = (records["scope"] != 0) | (records["region_id"] != 0)
             in_scope.append(records[scoped])
-            events.append(of_records(records[~scoped]))
+            others = with_blocks(records[~scoped])
+            events.append(of_records(others[is_sampled(others["pfn"], self._page_sample)]))
         for name, table in self._rows.tables(batch | {"page_ring": in_scope}).items():
             self._writer.append(name, table)
             if name == "regions":
@@ -284,7 +287,8 @@ class Recorder:
         status.trace_bytes = self._writer.bytes_on_disk()
         if self._governor:
             status.page_sample, status.overhead_percent = self._governor.sample, self._governor.percent
-        self._view.update(status)
+        with contextlib.suppress(BrokenPipeError):  # whoever read the view has gone; the recording goes on
+            self._view.update(status)
 
     def _follow_blocks(self, regions: pa.Table) -> None:
         """Keep the live blocks of the ROX cache, by address, with the first frame of each."""
@@ -339,6 +343,7 @@ class Recorder:
     def _exact(self, read: Callable[[], S]) -> S:
         """Read a snapshot with an eye on the changes that run meanwhile."""
         self._meanwhile = Meanwhile(self._kernel)
+        self._meanwhile.add_chunks(self._rows.unclaimed_chunks)
         self._drainer.watch(self._meanwhile)
         try:
             snapshot = read()
@@ -366,8 +371,9 @@ class Recorder:
 
     def _never_returned(self) -> int:
         """Calls that have been inside the choke point for longer than any call takes: their return was missed."""
-        oldest = time.monotonic_ns() - int(RUNNING_CALL_SECONDS * 1e9)
-        return sum(call_id >> CALL_ID_SHIFT < oldest for call_id in self._program.running_calls())
+        now, kept = time.monotonic_ns(), (1 << 64 - CALL_ID_SHIFT) - 1
+        ages = [(now - (call_id >> CALL_ID_SHIFT)) & kept for call_id in self._program.running_calls()]
+        return sum(RUNNING_CALL_SECONDS * 1e9 < age < kept // 2 for age in ages)
 
     def _snapshot(self, moment: Moment) -> Snapshot | None:
         """Take one and save it; None where there are no page tables to read."""

@@ -118,10 +118,13 @@ PAGE_EVENT = np.dtype([("ts", "u8"), ("what", "u8"), ("more", "u8")])
 BULK = np.dtype(
     [
         ("ts", "u8"),
+        ("region_id", "u8"),
         ("gfp", "u4"),
         ("pid", "u4"),
         ("cpu", "u4"),
         ("n", "u4"),
+        ("scope", "u4"),
+        ("pad", "u4"),
         ("reported", "u8", 4),
         ("before", "u8", CHUNK),
         ("after", "u8", CHUNK),

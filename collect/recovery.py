@@ -52,9 +52,19 @@ def finish_after(error: OSError, writer: TraceWriter, manifest: dict[str, Any], 
 def recover(directory: Path) -> dict[str, Any]:
     """Finish the trace of a recorder that was killed; returns the manifest that was written.
 
-    Raises TraceError if there is no journal, or if the trace is whole already; HostError if a recorder still runs, or if
-    the disk is full: what was finished by then stays so, and another call carries on.
+    Raises TraceError if there is no journal, or if the trace is whole already; HostError if a recorder still runs, if we
+    may not write there, or if the disk is full: what was finished by then stays so, and another call carries on.
     """
+    try:
+        return _recover_directory(directory)
+    except OSError as error:
+        raise HostError(
+            f"{directory}: {error.strerror}; recover it as the owner of the trace, with room on the disk (or copy it to a "
+            "larger one)"
+        ) from None
+
+
+def _recover_directory(directory: Path) -> dict[str, Any]:
     journal = directory / JOURNAL
     if (directory / MANIFEST).is_file():
         if not journal.is_dir():
@@ -65,10 +75,6 @@ def recover(directory: Path) -> dict[str, Any]:
     held = lock(journal)
     try:
         manifest = _recover(directory, journal)
-    except OSError as error:
-        raise HostError(
-            f"{directory}: {error.strerror}; make room there (or copy the directory to a larger disk), then recover again"
-        ) from None
     finally:
         held.close()
     return manifest

@@ -37,6 +37,7 @@ Batch = dict[str, list[Records]]
 
 KERNEL_IMAGE_END = 0xFFFF_FFFF_C000_0000
 VMEMMAP_SHIFT = 6
+ALLOCATIONS = (PageEvent.ALLOC, PageEvent.ALLOC_BULK)
 MAX_UNCLAIMED = 4096
 FREE_SCOPES = (253, 254)
 """`pages.scope` as the programs mark frees; the event says so already."""
@@ -54,10 +55,21 @@ class RowMaker:
         page_offset, max_pfn: where the direct map lies. `max_pfn` may be raised as memory comes.
         vmemmap: address of `struct page` of frame 0.
         physical_mask: see `host.physical_mask`.
+        derive_pages: make rows of `pages` of the frames behind a region that no event told of.
     """
 
-    def __init__(self, symbols: Kallsyms, page_offset: int, max_pfn: int, vmemmap: int, physical_mask: int) -> None:
+    def __init__(
+        self,
+        symbols: Kallsyms,
+        page_offset: int,
+        max_pfn: int,
+        vmemmap: int,
+        physical_mask: int,
+        *,
+        derive_pages: bool = True,
+    ) -> None:
         self._names = Interning(symbols)
+        self._derive_pages = derive_pages
         self._page_offset, self.max_pfn = page_offset, max_pfn
         self._vmemmap, self._mask = vmemmap, physical_mask
         # Parts whose call or region was not drained yet: they are written first, so a tick may end between the two.
@@ -66,6 +78,11 @@ class RowMaker:
         self._told: Records = np.empty(0, PAGE)
         self._held_calls: Records = np.empty(0, CHANGE)
         self._held_regions: Records = np.empty(0, REGION)
+
+    @property
+    def unclaimed_chunks(self) -> Records:
+        """Parts of pages arrays whose call has not returned."""
+        return self._array_parts
 
     @property
     def held(self) -> int:
@@ -286,9 +303,11 @@ class RowMaker:
             name: np.repeat(regions.column(name).to_numpy(), counts)
             for name in ("ts_ns", "cpu", "pid", "kind", "region_id")
         }
-        self._told = np.concatenate([self._told, records[records["event"] == PageEvent.ALLOC]])
-        bulk = (behind["kind"] != RegionKind.SECRET_PAGE) & ~np.isin(
-            _pair(frames, behind["region_id"]), _pair(*_single_pages(self._told))
+        self._told = np.concatenate([self._told, records[np.isin(records["event"], ALLOCATIONS)]])
+        bulk = (
+            np.full(len(frames), self._derive_pages)
+            & (behind["kind"] != RegionKind.SECRET_PAGE)
+            & ~np.isin(_pair(frames, behind["region_id"]), _pair(*_single_pages(self._told)))
         )
         m = int(bulk.sum())
         columns = {

@@ -126,11 +126,11 @@ def _page_stubs(features: Features) -> list[str]:
     """Programs at what allocates pages past the allocation tracepoint."""
     parts = []
     if bulk := features.page_functions.get("bulk"):
-        # (gfp, nid, nodemask, n, array) since 6.14 ("mm: alloc_pages_bulk: remove page_list"), (..., n, list, array) before
+        # (gfp, nid, nodemask, n, array) since 6.14 (c8b979530f27, "mm: alloc_pages_bulk_noprof: drop page_list argument"), (..., n, list, array) before
         has_list = len(features.signatures[bulk]) - 1 == 6
-        where = "a4, a5" if has_list else "0, a4"
-        parts.append(_fentry(features, bulk, f"bulk_entry(a0, a3, {where}); return 0;"))
-        parts.append(_fexit(features, bulk, "bulk_exit(); return 0;"))
+        page_list, array = ("a4", "a5") if has_list else ("0", "a4")
+        parts.append(_fentry(features, bulk, f"bulk_entry(a0, a3, {page_list}, {array}); return 0;"))
+        parts.append(_fexit(features, bulk, f"bulk_exit({array}); return 0;"))
     if contig := features.page_functions.get("contiguous"):
         parts.append(_fexit(features, contig, "contig_exit(a0, a1, ret); return 0;"))
     if split := features.page_functions.get("split"):

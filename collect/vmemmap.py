@@ -94,10 +94,8 @@ def _touch(n_pages: int) -> U64:
                 pagemap.seek(8 * first)
                 entries = np.frombuffer(pagemap.read(8 * n_pages), np.uint64)
         except OSError as error:
-            raise HostError(f"/proc/self/pagemap: {error.strerror}; needed where there is no /proc/kcore") from None
+            raise HostError(f"/proc/self/pagemap: {error.strerror}; `record --only-pages` needs it") from None
     frames: U64 = entries[entries & PRESENT != 0] & FRAME
     if not frames.any():
-        raise HostError(
-            "/proc/self/pagemap: frame numbers are hidden; needs CAP_SYS_ADMIN where there is no /proc/kcore"
-        )
+        raise HostError("/proc/self/pagemap: frame numbers are hidden; `record --only-pages` needs CAP_SYS_ADMIN")
     return frames

@@ -6,16 +6,6 @@
 // collect/source.py, which call the functions at the end.
 
 #ifdef REGIONS
-// The task that is inside a region's allocation or free, or a change, if any is. Asked for each page of the machine: the
-// hash is looked at only while some task is in it.
-static __always_inline struct task *task_in_scope(void)
-{
-	u32 zero = 0;
-	struct live *live = lives.lookup(&zero);
-
-	return live && live->n_tasks ? this_task() : 0;
-}
-
 static __always_inline void page_alloc(u64 page, u32 order, u32 gfp, u32 migratetype)
 {
 	struct task *task;

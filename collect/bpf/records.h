@@ -150,6 +150,16 @@ static __always_inline struct task *this_task(void)
 	return tasks.lookup(&tid);
 }
 
+// The task that is inside a region's allocation or free, or a change, if any is. Asked for each page of the machine: the
+// hash is looked at only while some task is in it.
+static __always_inline struct task *task_in_scope(void)
+{
+	u32 zero = 0;
+	struct live *live = lives.lookup(&zero);
+
+	return live && live->n_tasks ? this_task() : 0;
+}
+
 static __always_inline struct task *enter_task(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();

@@ -17,16 +17,25 @@ struct bulk_call {
 };
 
 struct bulk_record {
-	u64 ts;
+	u64 ts, region_id;
 	u32 gfp, pid, cpu, n;
+	u32 scope, pad;
 	u64 reported[BULK_REPORTED];
 	u64 before[CHUNK], after[CHUNK];
 };
 
 BPF_RINGBUF_OUTPUT(bulk_ring, BULK_RING_PAGES);
-BPF_HASH(bulk_calls, u32, struct bulk_call, 256);
+BPF_HASH(bulk_calls, u64, struct bulk_call, 256);
 // One value to begin a call with: it is too large for the stack.
 BPF_PERCPU_ARRAY(bulk_blank, struct bulk_call, 1);
+
+// The idle tasks of all CPUs share tid 0, and refill the pools of network drivers from their softirqs.
+static __always_inline u64 bulk_key(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	return tid ? tid : 1ULL << 32 | bpf_get_smp_processor_id();
+}
 
 // Bytes of `n` places, in a register whose bounds the verifier sees: the compiler must not take it apart.
 static __always_inline u64 bulk_bytes(u64 n)
@@ -40,8 +49,9 @@ static __always_inline u64 bulk_bytes(u64 n)
 
 static __always_inline void bulk_entry(u64 gfp, u64 n, u64 list, u64 array)
 {
-	u32 tid = bpf_get_current_pid_tgid(), zero = 0;
-	struct bulk_call *call = bulk_blank.lookup(&zero);
+	u64 key = bulk_key();
+	u32 zero = 0;
+	struct bulk_call *call = bulk_blank.lookup(&zero), *was;
 	struct live *live = lives.lookup(&zero);
 
 	if (list)		// 5.13 to 6.13 could fill a list instead; nothing in the kernel asks for it
@@ -52,11 +62,16 @@ static __always_inline void bulk_entry(u64 gfp, u64 n, u64 list, u64 array)
 		lose(LOST_BULK);
 		return;
 	}
-	if (bulk_calls.update(&tid, call)) {
+	was = bulk_calls.lookup(&key);
+	if (was)		// a softirq's call inside a task's, or one whose return was not seen
+		lose(LOST_BULK);
+	else
+		__sync_fetch_and_add(&live->n_bulk, 1);
+	if (bulk_calls.update(&key, call)) {
 		lose(LOST_BULK);
 		return;
 	}
-	call = bulk_calls.lookup(&tid);
+	call = bulk_calls.lookup(&key);
 	if (!call)
 		return;
 	call->array = array;
@@ -64,14 +79,14 @@ static __always_inline void bulk_entry(u64 gfp, u64 n, u64 list, u64 array)
 	call->gfp = gfp;
 	call->n_reported = 0;
 	bpf_probe_read_kernel(call->before, bulk_bytes(n), (void *)array);
-	__sync_fetch_and_add(&live->n_bulk, 1);
 }
 
 // Called for each page that the tracepoint reports while some task is in a bulk allocation.
 static __always_inline void bulk_reported(u64 page)
 {
-	u32 tid = bpf_get_current_pid_tgid(), at;
-	struct bulk_call *call = bulk_calls.lookup(&tid);
+	u64 key = bulk_key();
+	struct bulk_call *call = bulk_calls.lookup(&key);
+	u32 at;
 
 	if (!call)
 		return;
@@ -82,15 +97,20 @@ static __always_inline void bulk_reported(u64 page)
 
 // What the array held before and holds now, 64 places at a time: which of the pages are new, and were not reported, is for
 // user space to find out (the verifier follows no loop of so many branches).
-static __always_inline void bulk_exit(void)
+static __always_inline void bulk_exit(u64 array)
 {
-	u32 tid = bpf_get_current_pid_tgid(), zero = 0, i;
-	struct bulk_call *call = bulk_calls.lookup(&tid);
+	u64 key = bulk_key();
+	u32 zero = 0, i;
+	struct bulk_call *call = bulk_calls.lookup(&key);
 	struct live *live = lives.lookup(&zero);
 	struct bulk_record *record;
+	struct task *task = task_in_scope();
+	u32 scope = task ? top_scope(task) : 0;
 
-	if (!call)
+	if (!call || call->array != array)
 		return;
+	if (scope == SCOPE_FREE || scope == SCOPE_FREE_BLOCK)
+		scope = 0;
 	for (i = 0; i < BULK_PAGES / CHUNK; i++) {
 		if (i * CHUNK >= call->n)
 			break;
@@ -100,8 +120,11 @@ static __always_inline void bulk_exit(void)
 			break;
 		}
 		record->ts = bpf_ktime_get_ns();
+		record->scope = scope;
+		record->pad = 0;
+		record->region_id = scope ? top_region(task) : 0;
 		record->gfp = call->gfp;
-		record->pid = tid;
+		record->pid = bpf_get_current_pid_tgid();
 		record->cpu = bpf_get_smp_processor_id();
 		record->n = call->n - i * CHUNK;
 		__builtin_memcpy(record->reported, call->reported, sizeof(record->reported));
@@ -111,7 +134,7 @@ static __always_inline void bulk_exit(void)
 					      (void *)(call->array + i * CHUNK * 8));
 		bulk_ring.ringbuf_submit(record, NO_WAKEUP);
 	}
-	if (!bulk_calls.delete(&tid) && live)
+	if (!bulk_calls.delete(&key) && live)
 		__sync_fetch_and_add(&live->n_bulk, -1);
 }
 

@@ -244,3 +244,16 @@ def test_what_lies_behind_a_record_that_is_being_written_is_waited_for() -> None
     waits = property(lambda self: 64 if program.left else 0)
     program.rings["change_ring"] = type("Ring", (), {"used": waits, "size": 1 << 20})()
     assert len(touched(recorder(program))) == 1
+
+
+@pytest.mark.parametrize("days", [1, 207, 220, 900])
+def test_a_call_that_never_returned_is_told_from_one_that_runs_however_long_the_machine_is_up(
+    days: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids hold 54 bits of the time: they begin anew after 208 days."""
+    now = days * 86_400 * 10**9
+    made = recorder(Program())
+    ids = {((now - age) << 10 & (1 << 64) - 1) | 3 for age in (0, 10**9, 7 * 10**9, 3600 * 10**9)}
+    monkeypatch.setattr(Program, "running_calls", lambda self: ids)
+    monkeypatch.setattr("collect.recorder.time.monotonic_ns", lambda: now)
+    assert made._never_returned() == 2

@@ -27,7 +27,7 @@ from tests.unit.test_trace_format import manifest
 
 ROOT = Path(__file__).parents[2]
 N_KILLS = 100
-MOST_ROWS = 3_000
+MOST_ROWS = 2_000
 """Of some 35,000 that a writer writes, a segment for each 500: how many are safe, at most, when a kill is due."""
 
 
@@ -156,6 +156,26 @@ def test_nothing_is_dropped_before_what_replaces_it_is_on_the_disk(tmp_path: Pat
 
 
 # --- two recorders ---------------------------------------------------------------------------------------------------
+
+
+def test_a_segment_that_cannot_be_made_for_any_reason_leaves_its_rows_in_the_journal(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    writer = TraceWriter(tmp_path / "trace", manifest())
+    writer.append("counters", rows("counters", 0, 23))
+    writer.sync()
+
+    def no_memory(part: Path, directory: Path) -> None:
+        raise MemoryError("malloc of size 64 failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("collect.journal.segment_of", no_memory)
+        with pytest.raises(MemoryError):
+            writer.close(manifest() | {"complete": True})
+    writer.abandon()
+    assert not (tmp_path / "trace" / MANIFEST).exists()
+    recover(tmp_path / "trace")
+    assert open_trace(tmp_path / "trace").n_rows("counters") == 23
 
 
 def test_a_journal_that_was_replaced_while_we_waited_is_not_ours(tmp_path: Path) -> None:

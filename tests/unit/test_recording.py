@@ -155,7 +155,7 @@ def test_page_programs_that_are_off_do_not_run(tmp_path: Path) -> None:
 
 def test_past_the_limit_page_events_go_off_and_cost_nothing_any_more(storm: tuple[int, Path], tmp_path: Path) -> None:
     directory = tmp_path / "trace"
-    done = recorder(directory, "--sample", "64", "--max-overhead", "0.0001", "-d", "6")
+    done = recorder(directory, "--sample", "64", "--max-overhead", "0.0001", "-d", "5")
     _, said = done.communicate()
     assert done.returncode == 0, said
     trace = open_trace(directory)
