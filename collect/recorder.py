@@ -39,7 +39,9 @@ from collect.syscalls import program_runs
 __all__ = ["Recorder", "Summary"]
 
 TICK_SECONDS = 1.0
-WAIT_SECONDS = 0.01
+WAIT_SECONDS, IDLE_WAIT_SECONDS = 0.01, 0.05
+"""Each look costs some ten microseconds of a CPU that the load could have had."""
+
 BATCH_BYTES = 8 << 20
 """Page events for which rows are made before their second is over, so that memory stays small."""
 
@@ -237,7 +239,7 @@ class Recorder:
             elif self._drainer.page_bytes >= BATCH_BYTES:
                 self._write_rows()
             else:
-                time.sleep(WAIT_SECONDS)
+                time.sleep(WAIT_SECONDS if self._drainer.page_bytes else IDLE_WAIT_SECONDS)
         return self._command.stop() if self._command else None
 
     def _write_rows(self) -> None:
