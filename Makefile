@@ -69,6 +69,7 @@ test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, ver
 bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),-o $(REPORT))
+
 test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 secret pages on four kernels; count them
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(COUNT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_counted.py
 
