@@ -17,7 +17,7 @@ from collect.command import Command, Interrupts
 from collect.counters import counter_rows, read_counters
 from collect.drainer import Drainer
 from collect.errors import HostError
-from collect.heap import give_back
+from collect.heap import give_back, give_back_compiler
 from collect.journal import TraceWriter
 from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
@@ -198,6 +198,7 @@ class Recorder:
         self._manifest["probes"]["missing"] += [vars(missing) for missing in self._program.missing]
         self._manifest["recorder"]["headers"] = self._program.headers
         give_back()
+        give_back_compiler()
         if options.max_overhead is not None and options.pages != "none":
             time_programs()  # until we end
             fds = self._program.page_program_fds()
