@@ -223,7 +223,11 @@ class Recorder:
     def _record(self, duration: float | None, interrupts: Interrupts, begin: float) -> int | None:
         """Drain until it is time to stop; exit status of the command, if there was one."""
         if self._command and not interrupts.seen:
-            self._command.start()
+            try:
+                self._command.start()
+            except HostError:
+                self._recording = False  # there is no such command: nothing is worth keeping
+                raise
         stop = time.monotonic() + duration if duration is not None else None
         next_tick = time.monotonic() + TICK_SECONDS
         while not interrupts.seen:

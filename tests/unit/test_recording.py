@@ -185,3 +185,16 @@ def test_what_a_full_ring_loses_stands_in_the_trace(tmp_path: Path) -> None:
     assert 0 < 1009 * PAGES_PER_ROUND - of_storm <= n_lost + trace.manifest["losses"]["pages_programs_not_run"]
     assert f"{sum(trace.manifest['losses'].values())} lost" in said
     assert lost(trace) <= sum(trace.manifest["losses"].values())
+
+
+def test_a_command_that_does_not_exist_leaves_nothing_behind(tmp_path: Path) -> None:
+    for _ in range(2):
+        tried = subprocess.run(
+            collect("record", "--only-pages", "-o", tmp_path / "trace", "--", "no-such-command"),
+            cwd=ROOT, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert (tried.returncode, tried.stderr.splitlines()[-1]) == (
+            2,
+            "directmap-collect: no-such-command: cannot be run (No such file or directory)",
+        )
+        assert not (tmp_path / "trace").exists()
