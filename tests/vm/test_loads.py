@@ -33,7 +33,7 @@ def test_every_page_of_a_pages_array_is_recorded(tmp_path: Path) -> None:
     trace = record("drm", tmp_path / "drm", "--memory", "4G")
     counts = json.loads((trace / "lab.json").read_text())["load"]["statistics"]["counts"]
     changes = open_trace(trace).table("changes").to_pandas()
-    arrays = changes[changes["flags"] & Cpa.PAGES_ARRAY != 0]
+    arrays = changes[changes["flags"] & int(Cpa.PAGES_ARRAY) != 0]
     assert len(arrays) == 3 * counts["buffers"] == 3 * 36
     assert arrays["n_pages"].max() > 2000
     assert arrays["pfns"].map(len).sum() == arrays["n_done"].sum() == 3 * counts["buffer_pages"]
