@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from collect import privileges
 from collect.btf import Btf
-from collect.compiler import compile_program, import_bcc
+from collect.compiler import compile_program, import_bcc, stderr_to
 from collect.counters import read_counters
 from collect.errors import HostError
 from collect.headers import kernel_headers
@@ -164,7 +162,7 @@ def _programs() -> list[Finding]:
     )
     for what, trial, needed, pages, mend in trials:
         try:
-            with _quiet():
+            with stderr_to([]):
                 trial()
             rows.append(Finding(what, True, "an empty program was attached", needed, pages=pages))
         except Exception as error:  # bcc raises bare Exception for all that can go wrong
@@ -174,20 +172,6 @@ def _programs() -> list[Finding]:
             )[0]
             rows.append(Finding(what, False, reason, needed, mend, pages=pages))
     return rows
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what bcc's library writes to the descriptor 2."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
 
 
 def _install() -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from collect.errors import HostError
 from collect.headers import compiled_with, kernel_headers, our_headers
 
-__all__ = ["Compiled", "compile_program", "import_bcc"]
+__all__ = ["Compiled", "compile_program", "import_bcc", "stderr_to"]
 
 SYSTEM_PACKAGES = (
     "/usr/lib/python3/dist-packages",
@@ -80,7 +80,7 @@ def compile_program(bcc: ModuleType, text: str, flags: Sequence[str]) -> Compile
         tries.append(partial(compiled_with, headers))
     said: list[str] = []
     for headers_of in tries:
-        with headers_of() as name, _stderr_to(said):
+        with headers_of() as name, stderr_to(said):
             try:
                 return Compiled(bcc.BPF(text=text, cflags=flags), name)
             except Exception as error:  # bcc raises bare Exception for all that can go wrong
@@ -104,7 +104,7 @@ def _tells_why(line: str) -> bool:
 
 
 @contextlib.contextmanager
-def _stderr_to(said: list[str]) -> Iterator[None]:
+def stderr_to(said: list[str]) -> Iterator[None]:
     """Keep what the compiler and the verifier write to the descriptor 2, for one message instead of pages of them."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:

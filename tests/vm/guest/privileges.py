@@ -26,21 +26,23 @@ sys.exit(__main__.main(sys.argv[2:]))
 """
 
 
+def as_user(capabilities: list[str]) -> list[str]:
+    """What to put before a command that shall run as the user with these capabilities only."""
+    names = ",".join(f"+{name}" for name in capabilities)
+    who = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    return ["setpriv", *who, f"--inh-caps={names}", f"--ambient-caps={names}"]
+
+
 def trial(capabilities: list[str], output: Path, *, asked: bool) -> dict[str, Any]:
     """One recording of two seconds as the user, with these capabilities only."""
-    names = ",".join(f"+{name}" for name in capabilities)
-    who = [
-        "setpriv",
-        f"--reuid={USER}",
-        f"--regid={USER}",
-        "--clear-groups",
-        f"--inh-caps={names}",
-        f"--ambient-caps={names}",
-    ]
     code = [sys.executable, "-c", RECORD, "asked" if asked else "unasked"]
     load = ["--", "sh", "-c", "sleep 2; grep CapEff /proc/self/status"]
     done = subprocess.run(
-        [*who, *code, "record", "-o", str(output), *load], capture_output=True, text=True, timeout=SECONDS, check=False
+        [*as_user(capabilities), *code, "record", "-o", str(output), *load],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     lines = done.stderr.strip().splitlines() or [""]
     result: dict[str, Any] = {"capabilities": capabilities, "status": done.returncode, "said": lines[-1][:400]}
@@ -57,16 +59,9 @@ def trial(capabilities: list[str], output: Path, *, asked: bool) -> dict[str, An
 
 def check(capabilities: list[str]) -> dict[str, str]:
     """What `check` misses as the user with these capabilities."""
-    names = ",".join(f"+{name}" for name in capabilities)
-    who = [
-        "setpriv",
-        f"--reuid={USER}",
-        f"--regid={USER}",
-        "--clear-groups",
-        f"--inh-caps={names}",
-        f"--ambient-caps={names}",
-    ]
-    done = subprocess.run([*who, sys.executable, "-m", "collect", "check", "--json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*as_user(capabilities), sys.executable, "-m", "collect", "check", "--json"], capture_output=True, text=True
+    )
     findings = json.loads(done.stdout)["findings"]
     return {row["what"]: row["found"] for row in findings if not row["ok"]}
 
