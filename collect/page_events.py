@@ -21,6 +21,9 @@ PACKED_TABLE = "pages_packed"
 PACKED = pa.schema([pa.field(name, pa.uint64(), nullable=False) for name in PAGE_EVENT.names or ()])
 
 PFN_BITS, ORDER_BITS, TYPE_BITS, EVENT_BITS = 40, 5, 4, 3
+ORDER_AT, TYPE_AT, EVENT_AT, CPU_AT = (np.uint64(bit) for bit in (40, 45, 49, 52))
+"""Where the fields of `what` begin, behind the frame number (`struct page_event`, collect/bpf/page_rings.c)."""
+
 MAX_ORDER = 10
 
 
@@ -33,8 +36,8 @@ def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
     """Rows of `pages` from packed batches, in their order."""
     table = pa.Table.from_batches(batches, PACKED)
     ts, what, more = (table.column(name).to_numpy() for name in PACKED.names)
-    pfn, event = what & _mask(PFN_BITS), (what >> np.uint64(49) & _mask(EVENT_BITS)).astype(np.uint8)
-    order = (what >> np.uint64(40) & _mask(ORDER_BITS)).astype(np.uint8)
+    pfn, event = what & _mask(PFN_BITS), (what >> EVENT_AT & _mask(EVENT_BITS)).astype(np.uint8)
+    order = (what >> ORDER_AT & _mask(ORDER_BITS)).astype(np.uint8)
     gfp = more.astype(np.uint32)
     columns = {
         "ts_ns": ts,
@@ -42,8 +45,8 @@ def unpack(batches: list[pa.RecordBatch]) -> pa.Table:
         "pfn": pfn,
         "order": order,
         "gfp": gfp,
-        "migratetype": (what >> np.uint64(45) & _mask(TYPE_BITS)).astype(np.uint8),
-        "cpu": (what >> np.uint64(52)).astype(np.uint16),
+        "migratetype": (what >> TYPE_AT & _mask(TYPE_BITS)).astype(np.uint8),
+        "cpu": (what >> CPU_AT).astype(np.uint16),
         "pid": (more >> np.uint64(32)).astype(np.uint32),
     }
     n = len(columns["ts_ns"])
@@ -58,8 +61,8 @@ def of_records(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     }
     events = np.empty(len(records), PAGE_EVENT)
     events["ts"] = records["ts"]
-    events["what"] = wide["pfn"] | wide["order"] << np.uint64(40) | wide["migratetype"] << np.uint64(45)
-    events["what"] |= wide["event"] << np.uint64(49) | wide["cpu"] << np.uint64(52)
+    events["what"] = wide["pfn"] | wide["order"] << ORDER_AT | wide["migratetype"] << TYPE_AT
+    events["what"] |= wide["event"] << EVENT_AT | wide["cpu"] << CPU_AT
     events["more"] = wide["gfp"] | wide["pid"] << np.uint64(32)
     return events
 
