@@ -6,12 +6,18 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 
 from collect import __version__
 from collect.errors import HostError, TraceError
 
 __all__ = ["main"]
+
+COMMANDS = ("report", "verify", "info")
+"""Each is a module `analyze.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
+
+What takes long to load (compiled code, a plotting library) they import in `run`, so that help and `info` need not wait.
+"""
 
 EXAMPLES = """\
 examples:
@@ -59,45 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"directmap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    report = commands.add_parser("report", help="levels over time, the map of memory, and who did it, as one page")
-    report.add_argument("directory", type=Path, metavar="DIR", help="a trace")
-    report.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="directory for the report")
-    report.add_argument("--force", action="store_true", help="write over a report that is there")
-    report.set_defaults(run=_report)
-
-    verify = commands.add_parser("verify", help="hold the rebuilt state against the snapshots, page by page")
-    verify.add_argument("directory", type=Path, metavar="DIR", help="a trace")
-    verify.add_argument("--json", action="store_true", help="for programs")
-    verify.set_defaults(run=_verify)
-
-    info = commands.add_parser("info", help="what was recorded, where, and what was lost")
-    info.add_argument("directory", type=Path, metavar="DIR", help="a trace")
-    info.add_argument("--json", action="store_true", help="for programs")
-    info.set_defaults(run=_info)
+    for name in COMMANDS:
+        import_module(f"analyze.command_{name}").add_to(commands)
     return parser
-
-
-# Imports stand inside the commands: `info` need not wait for compiled code, nor `verify` for a plotting library.
-
-
-def _report(options: argparse.Namespace) -> int:
-    from analyze.report import write_report
-
-    print(write_report(options.directory, options.output, options.force))
-    return 0
-
-
-def _verify(options: argparse.Namespace) -> int:
-    from analyze.command_verify import run
-
-    return run(options.directory, as_json=options.json)
-
-
-def _info(options: argparse.Namespace) -> int:
-    from analyze.command_info import run
-
-    return run(options.directory, as_json=options.json)
 
 
 if __name__ == "__main__":

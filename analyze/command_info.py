@@ -6,12 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from analyze.arguments import Subparsers, add_json, add_trace
 from analyze.terminal import clean
 from collect.errors import TraceError
 from collect.schema import TABLES
 from collect.trace import Trace, open_trace
 
-__all__ = ["run"]
+__all__ = ["add_to", "run"]
+
+
+def add_to(commands: Subparsers) -> None:
+    parser = commands.add_parser("info", help="what was recorded, where, and what was lost")
+    add_trace(parser)
+    add_json(parser)
+    parser.set_defaults(run=lambda options: run(options.directory, as_json=options.json))
 
 
 def run(directory: Path, *, as_json: bool) -> int:

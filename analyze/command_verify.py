@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analyze.counter_check import SplitCount
+from analyze.arguments import Subparsers, add_json, add_trace
 from analyze.terminal import clean, counted
-from analyze.verify import Verification, verify
 from collect.schema import Level
 from collect.trace import open_trace
 
-__all__ = ["EXACT", "NOT_EXACT", "run"]
+if TYPE_CHECKING:
+    from analyze.counter_check import SplitCount
+    from analyze.verify import Verification
+
+__all__ = ["EXACT", "NOT_EXACT", "add_to", "run"]
 
 EXACT, NOT_EXACT = 0, 1
 
@@ -23,8 +27,17 @@ MAX_SHOWN = 8
 _WHEN = {"before": "before the call", "first": "first page after it", "last": "last page after it"}
 
 
+def add_to(commands: Subparsers) -> None:
+    parser = commands.add_parser("verify", help="hold the rebuilt state against the snapshots, page by page")
+    add_trace(parser)
+    add_json(parser)
+    parser.set_defaults(run=lambda options: run(options.directory, as_json=options.json))
+
+
 def run(directory: Path, *, as_json: bool) -> int:
     """Verify and print; returns the exit status. Raises TraceError."""
+    from analyze.verify import verify
+
     trace = open_trace(directory)
     found = verify(trace)
     if as_json:
