@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.losses import CONCLUSIONS, Doubt, in_doubt, loss_of
 from analyze.terminal import clean, counted
 from collect.schema import Level
 from collect.trace import open_trace
@@ -63,8 +64,7 @@ def _lines(found: Verification) -> list[str]:
         *([f"            {ambiguous:,} more overlap another change and decide nothing"] if ambiguous else []),
         *_counter_lines(found.splits),
         _observed_line(found),
-        f"  lost      {counted(found.lost_events, 'event')}, {counted(found.unfinished, 'unfinished call')}",
-        *[f"            {n:,} {clean(name)}" for name, n in found.lost.items()],
+        *_loss_lines(found),
     ]
     if difference is not None:
         lines.append(
@@ -77,6 +77,20 @@ def _lines(found: Verification) -> list[str]:
             lines.append(
                 f"  {text:<17} {splits[Level.M2]:,} x 2M and {splits[Level.G1]:,} x 1G split, not part of the recording"
             )
+    return lines
+
+
+def _loss_lines(found: Verification) -> list[str]:
+    """What the verdict is about, and beside it what says nothing about the map."""
+    of_map = {name: n for name, n in found.lost.items() if loss_of(name).doubt & Doubt.MAP}
+    others = {name: n for name, n in found.lost.items() if name not in of_map}
+    lines = [f"  lost      {counted(sum(of_map.values()), 'event')}, {counted(found.unfinished, 'unfinished call')}"]
+    lines += [f"            {n:,} {clean(name)}" for name, n in of_map.items()]
+    if others:
+        lines.append(f"            {sum(others.values()):,} more that say nothing about the map:")
+        lines += [f"            {n:,} {clean(name)}" for name, n in others.items()]
+        doubted = in_doubt(others)
+        lines += [f"            in doubt: {text}" for doubt, text in CONCLUSIONS.items() if doubted & doubt]
     return lines
 
 

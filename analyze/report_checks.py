@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analyze.losses import CONCLUSIONS, Doubt, in_doubt
 from analyze.page import Check, plain
 from analyze.report_words import splits as splits_text
 
@@ -12,10 +13,12 @@ __all__ = ["attached_probes", "checks", "limits", "missing_probes", "verdict"]
 
 def verdict(verification: dict[str, Any]) -> Check:
     """Exact or not, in one line."""
-    pages, lost = verification["pages_compared"], verification["lost_events"]
+    pages, lost = verification["pages_compared"], verification["lost_events_of_map"]
     wrong = verification["level_mismatches"] + verification["attribute_mismatches"]
     if verification["exact"]:
-        return Check("exact", "good", f"{pages:,} pages compared with the page tables, 0 unexplained, 0 events lost.")
+        beside = verification["lost_events"]
+        kept = f"{beside:,} lost that say nothing about the map; see below" if beside else "0 events lost"
+        return Check("exact", "good", f"{pages:,} pages compared with the page tables, 0 unexplained, {kept}.")
     if not verification["end_snapshot"]:
         return Check("not exact", "bad", "There is no end snapshot to compare with: the recorder was killed.")
     return Check(
@@ -115,7 +118,9 @@ def _losses(verification: dict[str, Any], manifest: dict[str, Any]) -> Check:
     classes = [f"{plain(str(name).replace('_', ' '), 40)} {n:,}" for name, n in verification["losses"].items()]
     if unfinished:
         classes.append(f"calls whose return was not seen {unfinished:,}")
-    return Check("Events were lost", "bad", f"{', '.join(classes)}.")
+    doubted = in_doubt(verification["losses"]) | (Doubt.MAP | Doubt.WHO if unfinished else Doubt(0))
+    words = "; ".join(text for doubt, text in CONCLUSIONS.items() if doubted & doubt)
+    return Check("Events were lost", "bad", f"{', '.join(classes)}. In doubt: {words}.")
 
 
 def _outside(verification: dict[str, Any]) -> list[Check]:

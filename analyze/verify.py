@@ -11,6 +11,7 @@ import pandas as pd
 from analyze.compare import Difference, compare
 from analyze.counter_check import SplitCount, check_counters
 from analyze.directmap import FRAME, DirectMap
+from analyze.losses import ARRAY_PAGES, Doubt, lost_for
 from analyze.observed_splits import SplitDifference, compare_splits
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.rule_check import rule_mismatches
@@ -34,7 +35,7 @@ class Verification:
         rules: one row per page where prediction and observation differ (`analyze.rule_check.rule_mismatches`).
         splits: found and counted, by Level.
         observed: splits as they were seen done against the rebuilt ones; None where they could not be seen.
-        lost: losses by class, as the recorder counted them, and pages of arrays that it could not record.
+        lost: losses by class (`analyze.losses`), as the recorder counted them, and pages of arrays that it could not record.
         unfinished: calls whose return was not seen.
         orphans: nested calls whose parent is not in the trace.
         around: splits between the snapshots outside the recording, {"before_start" | "after_end": {Level: n}}:
@@ -59,19 +60,25 @@ class Verification:
         return sum(self.lost.values())
 
     @property
+    def lost_of_map(self) -> int:
+        """Losses that put the state of the map in doubt; a lost page event does not (`analyze.losses`)."""
+        return lost_for(self.lost, Doubt.MAP)
+
+    @property
     def rule_count(self) -> int:
         """Mismatches that no overlapping change can explain."""
         return int((~self.rules["ambiguous"]).sum())
 
     @property
     def exact(self) -> bool:
-        """Nothing differs, nothing was lost, no call is unfinished, the counters agree or do not exist, and so do splits."""
+        """The state of the map is proven: nothing differs, no change was lost, no call is unfinished, the counters agree or
+        do not exist, and so do splits."""
         return (
             self.difference is not None
             and self.difference.level == 0
             and self.difference.attributes == 0
             and self.rule_count == 0
-            and self.lost_events == 0
+            and self.lost_of_map == 0
             and self.unfinished == 0
             and (self.observed is None or len(self.observed.differ) == 0)
             and all(count.agree is not False for count in self.splits.values())
@@ -104,6 +111,7 @@ class Verification:
             },
             "splits_observed": self._observed(),
             "lost_events": self.lost_events,
+            "lost_events_of_map": self.lost_of_map,
             "losses": self.lost,
             "unfinished_calls": self.unfinished,
             "orphan_calls": self.orphans,
@@ -157,7 +165,7 @@ def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
     lost = {str(name): int(n) for name, n in trace.manifest["losses"].items() if n}
     pages_lost = int(np.minimum(columns["n_pfns_lost"], 1 << 40).sum())
     if pages_lost:
-        lost["pages of arrays"] = pages_lost
+        lost[ARRAY_PAGES] = pages_lost
     cpa = columns["kind"] == ChangeKind.CPA
     return Verification(
         difference=difference,
