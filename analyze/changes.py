@@ -35,8 +35,10 @@ class Changes:
     n_done: npt.NDArray[np.int64]
     """Pages really changed: all of them where the call returned 0, or where its return was not seen."""
     exit_ns: npt.NDArray[np.int64]
+    effect_ns: npt.NDArray[np.int64]
+    """When each took effect: at its exit, but a direct call before those nested in it."""
     order: npt.NDArray[np.int64]
-    """Rows in order of effect: by exit, a direct call before those nested in it, equal ones as stored."""
+    """Rows in order of effect, equal ones as stored."""
     direct: npt.NDArray[np.bool_]
     """Rows that change the direct map."""
     pfns: npt.NDArray[np.int64]
@@ -105,13 +107,15 @@ def load_changes(trace: Trace) -> Changes:
         )
     first[is_array] = flat[np.minimum(np.cumsum(lengths) - lengths, max(0, len(flat) - 1))[is_array]].astype(np.int64)
     exit_ns = columns["ts_ns"] + columns["duration_ns"]
+    effect_ns = _effect_ns(columns, direct, exit_ns)
     return Changes(
         columns=columns,
         first_pfn=first,
         n_pages=n_pages,
         n_done=n_done,
         exit_ns=exit_ns,
-        order=np.argsort(_effect_ns(columns, direct, exit_ns), kind="stable"),
+        effect_ns=effect_ns,
+        order=np.argsort(effect_ns, kind="stable"),
         direct=direct,
         pfns=flat.astype(np.int64),
         pfns_start=np.concatenate(([0], np.cumsum(lengths))),

@@ -1,0 +1,393 @@
+"""Plays the changes of a trace onto its start snapshot, forward through time, and hands out the map on the way.
+
+Example::
+
+    playback = Playback(load_course(trace))
+    playback.to(ts_ns)              # everything in effect by then
+    then = playback.state.copy()    # costs what its split frames cost
+    playback.to(later_ns)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from analyze.changes import Changes, load_changes
+from analyze.directmap import FRAME, GIGA, DirectMap, SplitLog, Window, new_log, raise_failure
+from analyze.entries import Entries, collapse_frame, collapse_giga, entry_at
+from analyze.hotplug import Reread, add_range, read_again, remove_range
+from analyze.jit import kernel
+from analyze.observed_splits import ObservedSplits, load_splits
+from analyze.rules import change_range, split_leaf
+from analyze.snapshots import Snapshot, SnapshotTable, load_snapshot
+from collect.errors import TraceError
+from collect.schema import ChangeKind, Level, Moment
+from collect.trace import Trace
+
+__all__ = ["NOT_PREDICTED", "Course", "LeafCounts", "Notes", "Playback", "Prediction", "load_course"]
+
+K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
+_CPA, _COLLAPSE, _ADD, _REMOVE = (int(kind) for kind in ChangeKind)
+
+NOT_PREDICTED = 255
+"""Level in a `Prediction` where the rules say nothing: not a direct-map change, or outside the snapshots' times."""
+
+
+@dataclass
+class Prediction:
+    """What the rules say of each change, one cell per row of the table changes.
+
+    Levels are NOT_PREDICTED where nothing can be said. `before` is the first page's entry before the change, `first`
+    and `last` are the entries of the first and the last completed page after it.
+    """
+
+    level_before: npt.NDArray[np.uint8]
+    attrs_before: npt.NDArray[np.uint64]
+    level_first: npt.NDArray[np.uint8]
+    attrs_first: npt.NDArray[np.uint64]
+    level_last: npt.NDArray[np.uint8]
+    attrs_last: npt.NDArray[np.uint64]
+    n_changed: npt.NDArray[np.int64]  # entries that got another value
+
+    @classmethod
+    def empty(cls, n: int) -> Prediction:
+        """Of `n` changes, none predicted yet."""
+
+        def level() -> npt.NDArray[np.uint8]:
+            return np.full(n, NOT_PREDICTED, np.uint8)
+
+        def attrs() -> npt.NDArray[np.uint64]:
+            return np.zeros(n, np.uint64)
+
+        return cls(level(), attrs(), level(), attrs(), level(), attrs(), np.zeros(n, np.int64))
+
+
+class LeafCounts(NamedTuple):
+    """Leaf entries by Level, shape (n, 4), at the times of a part of the trace."""
+
+    ts_ns: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+
+
+@dataclass
+class Notes:
+    """What a playback writes down on its way, where it is asked to."""
+
+    log: SplitLog
+    prediction: Prediction
+    levels: list[LeafCounts]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Of a trace, all that its map is played from.
+
+    Attributes:
+        start: the START snapshot. Its `map` is the state there; nobody changes it.
+        observed: splits that the probe saw; those of calls that failed halfway are played, too.
+        reread: readings of ranges where memory came or went, in order of time.
+        effect_ns: when each change took effect, in that order (`Changes.order`).
+        reread_places: how many changes took effect before each reading.
+    """
+
+    trace: Trace
+    changes: Changes
+    snapshots: SnapshotTable
+    start: Snapshot
+    observed: ObservedSplits
+    reread: list[Reread]
+    effect_ns: npt.NDArray[np.int64]
+    reread_places: npt.NDArray[np.int64]
+
+    def place_at(self, ts_ns: int) -> int:
+        """How many changes, in order of effect, are in effect at a moment."""
+        return int(np.searchsorted(self.effect_ns, ts_ns, "right"))
+
+    def rereads_at(self, ts_ns: int) -> int:
+        """How many readings of hot-plugged ranges hold at a moment."""
+        return sum(part.ts_ns <= ts_ns for part in self.reread)
+
+    @cached_property
+    def log_capacity(self) -> int:
+        """Room for every split that there can be: each large page once, and again each time that it is put back."""
+        changes, state = self.changes, self.start.map
+        back = (changes.columns["kind"] != ChangeKind.CPA) & changes.direct
+        pages = int(np.maximum(changes.n_pages[back], GIGA).sum()) if back.any() else 0
+        filled = changes.columns["has_pgd"].any() * 2  # holes that a change fills with large leaves
+        read = sum(part.n_pages for part in self.reread) // FRAME * 2
+        return (state.n_pages * (1 + int(filled)) + min(pages, 1 << 34)) // FRAME * 2 + read
+
+    @cached_property
+    def _entered_from(self) -> npt.NDArray[np.int64]:
+        """In order of effect: the earliest entry of this change and all that follow."""
+        entries = self.changes.columns["ts_ns"][self.changes.order]
+        earliest: npt.NDArray[np.int64] = np.minimum.accumulate(entries[::-1])[::-1]
+        return earliest
+
+    def entered_before(self, ts_ns: int) -> int:
+        """How many changes, in order of effect, it takes to have all that were entered before a moment."""
+        return int(np.searchsorted(self._entered_from, ts_ns, "left"))
+
+
+def load_course(trace: Trace) -> Course:
+    """Read it. Raises TraceError where the trace cannot be read, lacks the start snapshot or holds forged numbers."""
+    changes = load_changes(trace)
+    table = SnapshotTable(trace)
+    start = load_snapshot(trace, table, Moment.START)
+    if start is None and trace.manifest["sampling"].get("only_pages"):
+        raise TraceError(
+            f"{trace.path}: recorded with --only-pages, so it holds page events and no state of the direct map; "
+            "record without it, on a kernel with fentry and /proc/kcore"
+        )
+    if start is None:
+        raise TraceError(
+            f"{trace.path}: no START snapshot, so there is nothing to rebuild from; record again "
+            "(the recorder died before it had read the page tables)"
+        )
+    observed = load_splits(trace, changes)
+    reread = read_again(trace, table)
+    effect = changes.effect_ns[changes.order]
+    places = np.searchsorted(effect, [part.ts_ns for part in reread], "right").astype(np.int64)
+    return Course(trace, changes, table, start, observed, reread, effect, places)
+
+
+class Playback:
+    """A direct map on its way through the changes of a trace.
+
+    Args:
+        course: what to play.
+        window: per 2M frame, the times between which changes count; as a rule from its reading at START on.
+        notes: where to write down splits, predictions and numbers of leaf entries; each change may be played once then.
+        state, place, n_reread: another point to set out from than START; `state` is taken over, not copied.
+
+    Attributes:
+        state: the map here. Copy it to keep it.
+        place: changes, in order of effect, that are in it.
+        n_reread: readings of hot-plugged ranges that are in it.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        *,
+        window: Window | None = None,
+        notes: Notes | None = None,
+        state: DirectMap | None = None,
+        place: int = 0,
+        n_reread: int = 0,
+    ) -> None:
+        self.course = course
+        self.state = state or course.start.map.copy()
+        self.place = place
+        self.n_reread = n_reread
+        self._window = window or Window(course.start.read_from, _never(len(course.start.read_from)))
+        self._notes = notes
+        self._log = notes.log if notes else new_log(course.log_capacity)
+
+    def to(self, ts_ns: int) -> None:
+        """Go forward to a moment: every change in effect by then is played. To go back, begin anew (ValueError)."""
+        self._play(self.course.place_at(ts_ns), self.course.rereads_at(ts_ns))
+
+    def to_end(self) -> None:
+        """Play whatever is left."""
+        self._play(len(self.course.changes), len(self.course.reread))
+
+    def as_read(self, snapshot: Snapshot) -> DirectMap:
+        """The map as `snapshot` must have found it, each 2M frame as of the time when it was read; goes there first.
+
+        A copy. The playback itself comes to the moment when the first frame was read, so snapshots are asked for in
+        order of time. A change belongs to a frame if it was entered before the frame's reading ended: whatever ran
+        during the reading was read again (collect.snapshot).
+        """
+        course = self.course
+        self.to(int(snapshot.read_to.min()) - 1)
+        rest = Playback(
+            course,
+            window=Window(self._window.lo, snapshot.read_to),
+            state=self.state.copy(),
+            place=self.place,
+            n_reread=self.n_reread,
+        )
+        rest._play(max(course.entered_before(int(snapshot.read_to.max())), rest.place), rest.n_reread)
+        return rest.state
+
+    def _play(self, place: int, n_reread: int) -> None:
+        """Apply changes up to a place, and readings up to a number, each where it belongs."""
+        if place < self.place or n_reread < self.n_reread:
+            raise ValueError(f"{self.place} changes are in effect here, there only {place}: begin anew")
+        while self.n_reread < n_reread:
+            self._apply(min(int(self.course.reread_places[self.n_reread]), place))
+            part = self.course.reread[self.n_reread]
+            part.put_into(self.state)
+            self.n_reread += 1
+            if self._notes:
+                counts = self.state.entries.counts[:1].copy()
+                self._notes.levels.append(LeafCounts(np.array([part.ts_ns]), counts))
+        self._apply(place)
+
+    def _apply(self, place: int) -> None:
+        changes, observed = self.course.changes, self.course.observed
+        order = changes.order[self.place : place]
+        if not len(order):
+            return
+        n_noted = len(order) if self._notes else 0
+        altered, leaves = np.empty(n_noted, np.int64), np.empty((n_noted, 4), np.int64)
+        prediction = self._notes.prediction if self._notes else Prediction.empty(0)
+        if not self._notes:
+            self._log.n[0] = 0  # nobody reads it: let it not grow
+        status = _apply_all(
+            self.state.entries,
+            self._log,
+            self._window,
+            order,
+            changes.direct,
+            changes.columns["kind"],
+            changes.columns["ts_ns"],
+            changes.exit_ns,
+            changes.first_pfn,
+            changes.n_pages,
+            changes.n_done,
+            changes.columns["mask_set"],
+            changes.columns["mask_clr"],
+            changes.columns["force_split"],
+            changes.columns["has_pgd"],
+            changes.columns["ret"],
+            np.maximum(changes.columns["level_first"], changes.columns["level_last"]),
+            changes.columns["attrs_first"],
+            changes.pfns,
+            changes.pfns_start,
+            observed.left_row,
+            observed.left_pfn,
+            observed.left_level,
+            prediction.level_before,
+            prediction.attrs_before,
+            prediction.level_first,
+            prediction.attrs_first,
+            prediction.level_last,
+            prediction.attrs_last,
+            prediction.n_changed,
+            altered,
+            leaves,
+        )
+        raise_failure(min(status, 0))
+        self.place = place
+        if self._notes:
+            self._notes.levels.append(LeafCounts(changes.exit_ns[altered[:status]], leaves[:status]))
+
+
+def _never(n: int) -> npt.NDArray[np.int64]:
+    return np.full(n, np.iinfo(np.int64).max)
+
+
+@kernel
+def _inside(window: Window, pfn: int, entry_ns: int, exit_ns: int) -> bool:
+    frame = pfn // FRAME
+    return exit_ns > window.lo[frame] and entry_ns < window.hi[frame]  # type: ignore[no-any-return]
+
+
+@kernel
+def _apply_all(
+    m: Entries,
+    log: SplitLog,
+    window: Window,
+    order: npt.NDArray[np.int64],
+    direct: npt.NDArray[np.bool_],
+    kind: npt.NDArray[np.uint8],
+    entry_ns: npt.NDArray[np.int64],
+    exit_ns: npt.NDArray[np.int64],
+    first_pfn: npt.NDArray[np.int64],
+    n_pages: npt.NDArray[np.int64],
+    n_done: npt.NDArray[np.int64],
+    mask_set: npt.NDArray[np.uint64],
+    mask_clr: npt.NDArray[np.uint64],
+    force_split: npt.NDArray[np.uint8],
+    has_pgd: npt.NDArray[np.uint8],
+    ret: npt.NDArray[np.int32],
+    seen_level: npt.NDArray[np.uint8],
+    seen_attrs: npt.NDArray[np.uint64],
+    pfns: npt.NDArray[np.int64],
+    pfns_start: npt.NDArray[np.int64],
+    left_row: npt.NDArray[np.int64],
+    left_pfn: npt.NDArray[np.int64],
+    left_level: npt.NDArray[np.uint8],
+    level_before: npt.NDArray[np.uint8],
+    attrs_before: npt.NDArray[np.uint64],
+    level_first: npt.NDArray[np.uint8],
+    attrs_first: npt.NDArray[np.uint64],
+    level_last: npt.NDArray[np.uint8],
+    attrs_last: npt.NDArray[np.uint64],
+    n_changed: npt.NDArray[np.int64],
+    altered: npt.NDArray[np.int64],
+    leaves: npt.NDArray[np.int64],
+) -> int:
+    """Direct-map changes in order of effect, and what the rules say before and after each.
+
+    A call that failed leaves what it has split (sm: split_large_page returns -ENOMEM, nothing is rolled back), also above
+    a page that it did not complete; which splits those are, only the probe saw (`left_row` ascends).
+
+    Predictions, `altered` and `leaves` may have no cells: then nothing is noted.
+
+    Returns how many rows altered the numbers of leaf entries (they stand in `altered`, the numbers in `leaves`), or a
+    failure (< 0).
+    """
+    predict, note = len(level_before) > 0, len(altered) > 0
+    n_altered = 0
+    last_4k, last_2m, last_1g = m.counts[0, K4], m.counts[0, M2], m.counts[0, G1]
+    for row in order:
+        if direct[row] and n_pages[row] > 0:
+            first = first_pfn[row]
+            entry, leave = entry_ns[row], exit_ns[row]
+            inside = _inside(window, first, entry, leave)
+            if inside and predict:
+                level, code = entry_at(m, first)
+                level_before[row], attrs_before[row] = level, m.attrs[code]
+            last = first + max(n_done[row], 1) - 1
+            if kind[row] == _CPA:
+                begin, stop = pfns_start[row], pfns_start[row + 1]
+                if stop > begin:
+                    last = pfns[begin + max(n_done[row], 1) - 1]
+                n_ranges = n_done[row] if stop > begin else 1
+                for i in range(n_ranges):
+                    at = pfns[begin + i] if stop > begin else first
+                    n = 1 if stop > begin else n_pages[row]
+                    done = 1 if stop > begin else n_done[row]
+                    got = change_range(
+                        m, log, window, row, entry, leave, at, n, done,
+                        mask_set[row], mask_clr[row], force_split[row] != 0, has_pgd[row] != 0,
+                    )  # fmt: skip
+                    if got[0] < 0:
+                        return got[0]
+                    if predict:
+                        n_changed[row] += got[2]
+                if ret[row] != 0:
+                    for i in range(np.searchsorted(left_row, row), np.searchsorted(left_row, row, "right")):
+                        if _inside(window, left_pfn[i], entry, leave):
+                            failed = split_leaf(m, log, row, leave, left_pfn[i], left_level[i])
+                            if failed < 0:
+                                return failed
+            elif inside and kind[row] == _COLLAPSE:
+                if collapse_frame(m, first // FRAME) and ret[row] == 2:
+                    collapse_giga(m, first // GIGA)
+            elif inside and kind[row] == _REMOVE:
+                remove_range(m, first, n_pages[row])
+            elif inside and kind[row] == _ADD and ret[row] == 0:
+                got_code = add_range(m, first, n_pages[row], seen_level[row], seen_attrs[row])
+                if got_code < 0:
+                    return got_code
+            if predict and inside and kind[row] == _CPA and (n_done[row] > 0 or ret[row] == 0):
+                level, code = entry_at(m, first)
+                level_first[row], attrs_first[row] = level, m.attrs[code]
+                if _inside(window, last, entry, leave):
+                    level, code = entry_at(m, last)
+                    level_last[row], attrs_last[row] = level, m.attrs[code]
+        if note and (m.counts[0, K4] != last_4k or m.counts[0, M2] != last_2m or m.counts[0, G1] != last_1g):
+            last_4k, last_2m, last_1g = m.counts[0, K4], m.counts[0, M2], m.counts[0, G1]
+            altered[n_altered] = row
+            leaves[n_altered] = m.counts[0]
+            n_altered += 1
+    return n_altered
