@@ -13,21 +13,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analyze.before_start import BEFORE
+from analyze.keepers import Makers, keepers
 from analyze.reconstruct import Rebuild
 from analyze.region_owners import NO_REGION, RegionOwners
-from analyze.special_pages import special_frames, special_pages
 from analyze.stacks import Stacks
 from analyze.users import SYMBOLS, USER_NAMES, User
 from collect.errors import TraceError
 from collect.trace import Trace
 
-__all__ = ["USER_NAMES", "Attribution", "User", "attribute"]
+__all__ = ["BEFORE", "USER_NAMES", "Attribution", "User", "attribute"]
 
 _MAX_DEPTH = 8
 """Nested calls deeper than this do not occur: an alias call has no alias call of its own."""
-
-BEFORE = "before"
-"""In place of a user: made before the recording started."""
 
 
 @dataclass
@@ -40,12 +38,10 @@ class Attribution:
             made in the reclaim of another's allocation).
         change_stack: uint32 per row: the stack of that call; 0 for none.
         change_name: object per row: module or program whose memory it changed, "" where not known.
-        splits: `Rebuild.splits` and user (name), comm, pid, tgid, stack_id, name.
-        special: one row per page of a split frame whose attributes are not those its frame had as a leaf: pfn, frame,
-            attrs, original, residue (only G differs: left behind, held by nobody), row (of changes, -1: before
-            START), user (name, or "before"), name.
-        frames: one row per 2M frame split at the end: frame (pfn >> 9), pfn, n_special (residue not counted),
-            n_residue, live (n_special > 0), split_row (-1: before START), split_user.
+        splits: `Rebuild.splits` and user (name), comm, pid, tgid, stack_id, name, for_comm and for_tgid (the process that
+            asked for the region behind it, where a kworker or another process made the change; else the same).
+        special, frames: pages that keep frames split at the end, and those frames (`analyze.keepers.keepers`).
+        makers: what `keepers` needs to say the same of another moment.
         stacks: the stacks of the trace.
     """
 
@@ -56,6 +52,7 @@ class Attribution:
     splits: pd.DataFrame
     special: pd.DataFrame
     frames: pd.DataFrame
+    makers: Makers
     stacks: Stacks
 
     def stack_frames(self, stack_id: int) -> list[str]:
@@ -85,17 +82,17 @@ def attribute(trace: Trace, rebuilt: Rebuild) -> Attribution:
             user[known] = np.where(owners.tgid[at] == recorder, User.COLLECTOR, user[known])
     if isinstance(recorder, int):
         user[columns["tgid"] == recorder] = User.COLLECTOR
-    splits = _splits(trace, rebuilt, user, stack, name)
-    special = special_pages(rebuilt)
-    frames = special_frames(rebuilt, special)
+    makers = Makers(user, name, stack, owners, _texts(trace))
+    special, frames = keepers(rebuilt, makers)
     return Attribution(
         change_user=user,
         change_root=root,
         change_stack=stack,
         change_name=name,
-        splits=splits,
-        special=special.assign(user=_user_names(special["row"], user), name=_names(special["row"], name)),
-        frames=frames.assign(split_user=_user_names(frames["split_row"], user)),
+        splits=_splits(rebuilt, makers, region),
+        special=special,
+        frames=frames,
+        makers=makers,
         stacks=stacks,
     )
 
@@ -139,38 +136,30 @@ def _regions(rebuilt: Rebuild, root: npt.NDArray[np.int64], owners: RegionOwners
     return np.where(direct & (region == NO_REGION), by_pfn, region)
 
 
-def _splits(
-    trace: Trace,
-    rebuilt: Rebuild,
-    user: npt.NDArray[np.uint8],
-    stack: npt.NDArray[np.uint32],
-    name: npt.NDArray[np.object_],
-) -> pd.DataFrame:
+def _texts(trace: Trace) -> pd.Series[str]:
     table = trace.table("strings")
     texts = pd.Series(table["text"].to_pylist(), index=table["string_id"].to_numpy(), dtype=object)
     if texts.index.has_duplicates:
         raise TraceError(f"{trace.path}: table strings: a string_id comes twice; copy the trace anew")
+    return texts
+
+
+def _splits(rebuilt: Rebuild, makers: Makers, region: npt.NDArray[np.int64]) -> pd.DataFrame:
     rows = rebuilt.splits["row"].to_numpy(np.int64)
-    columns = rebuilt.changes.columns
+    columns, owners = rebuilt.changes.columns, makers.owners
+    comm, tgid = makers.comm(columns["comm_id"][rows]), columns["tgid"][rows]
+    for_comm, for_tgid = comm.copy(), tgid.copy()
+    known = region[rows] != NO_REGION
+    if known.any():
+        for_comm[known] = makers.comm(owners.comm_id[region[rows][known]])
+        for_tgid[known] = owners.tgid[region[rows][known]]
     return rebuilt.splits.assign(
-        user=np.array(USER_NAMES, object)[user[rows]],
-        comm=texts.reindex(columns["comm_id"][rows]).fillna("").to_numpy(object),
+        user=np.array(USER_NAMES, object)[makers.user[rows]],
+        comm=comm,
         pid=columns["pid"][rows],
-        tgid=columns["tgid"][rows],
-        stack_id=stack[rows],
-        name=name[rows],
+        tgid=tgid,
+        stack_id=makers.stack[rows],
+        name=makers.name[rows],
+        for_comm=for_comm,
+        for_tgid=for_tgid,
     )
-
-
-def _user_names(row: pd.Series[int], user: npt.NDArray[np.uint8]) -> npt.NDArray[np.object_]:
-    rows = row.to_numpy(np.int64)
-    names: npt.NDArray[np.object_] = np.full(len(rows), BEFORE, object)
-    names[rows >= 0] = np.array(USER_NAMES, object)[user[rows[rows >= 0]]]
-    return names
-
-
-def _names(row: pd.Series[int], name: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    rows = row.to_numpy(np.int64)
-    names: npt.NDArray[np.object_] = np.full(len(rows), "", object)
-    names[rows >= 0] = name[rows[rows >= 0]]
-    return names

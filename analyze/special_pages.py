@@ -1,4 +1,7 @@
-"""The pages that keep a 2M frame in 4K entries: those whose attributes are not the ones the frame had as a leaf."""
+"""The pages that keep a 2M frame in 4K entries: those whose attributes are not the ones the frame had as a leaf.
+
+As of the end of the recording, or of any moment for which the caller has the state.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,35 @@ import pandas as pd
 from analyze.directmap import FRAME, DirectMap
 from analyze.jit import kernel
 from analyze.reconstruct import Rebuild
-from analyze.rules import Window
 from collect.schema import ATTRS_HARDWARE, Level, Pte
 
-__all__ = ["special_frames", "special_pages"]
+__all__ = ["END_NS", "special_frames", "special_pages"]
 
 _BATCH = 4096
 """Split frames that are looked at together: 16 MB of attribute words."""
+
+END_NS = np.iinfo(np.int64).max
+"""In place of a moment: the end of the recording."""
 
 _SOFT = np.uint64(~ATTRS_HARDWARE & 0xFFFF_FFFF_FFFF_FFFF)
 _G = np.uint64(int(Pte.G))
 
 
-def special_pages(rebuilt: Rebuild) -> pd.DataFrame:
-    """Special pages of the final state, in order of page frame.
+def special_pages(rebuilt: Rebuild, state: DirectMap | None = None, until_ns: int = END_NS) -> pd.DataFrame:
+    """Special pages in order of page frame.
+
+    Args:
+        state: the map at `until_ns`; the final one if not given.
+        until_ns: changes and splits that took effect later do not count.
 
     Columns: pfn, frame, attrs, original (of the leaf; both without accessed and dirty), residue (only G differs, which
-    invalid and default leave behind for good), row (the change that last touched it; -1: none since START).
+    invalid and default leave behind for good: set_direct_map_default_noflush sets P and RW), row (of changes: the last
+    one recorded that covers the page, also one from before START, which the snapshot shows already; -1: none).
     """
-    frames = rebuilt.final.split_frames()
-    parts = [_special_of(rebuilt, frames[i : i + _BATCH]) for i in range(0, len(frames), _BATCH)]
-    if not parts:
-        parts = [_special_of(rebuilt, frames)]
+    state = state or rebuilt.final
+    frames = state.split_frames()
+    leaf = _Leaves(rebuilt, until_ns)
+    parts = [_special_of(state, leaf, frames[i : i + _BATCH]) for i in range(0, max(len(frames), 1), _BATCH)]
     special = pd.concat(parts, ignore_index=True)
     changes = rebuilt.changes
     row = np.full(len(special), -1, np.int64)
@@ -38,25 +48,32 @@ def special_pages(rebuilt: Rebuild) -> pd.DataFrame:
         special["pfn"].to_numpy(np.int64),
         row,
         changes.order,
-        changes.direct,
+        changes.direct & (changes.exit_ns <= until_ns),
         changes.columns["ts_ns"],
-        changes.exit_ns,
         changes.first_pfn,
         changes.n_done,
         changes.pfns,
         changes.pfns_start,
-        rebuilt.window,
+        rebuilt.window.hi,
     )
     return special.assign(row=row)
 
 
-def special_frames(rebuilt: Rebuild, special: pd.DataFrame) -> pd.DataFrame:
-    """Each 2M frame that is split at the end: frame, pfn, n_special, n_residue, live, split_row (-1: before START)."""
-    frames = rebuilt.final.split_frames()
+def special_frames(
+    rebuilt: Rebuild, special: pd.DataFrame, state: DirectMap | None = None, until_ns: int = END_NS
+) -> pd.DataFrame:
+    """Each 2M frame that is split at the end, or in `state` at `until_ns`.
+
+    Columns: frame, pfn, n_special (residue not counted), n_residue, n_holes (pages without an entry: memory ends there),
+    live (n_special > 0), split_row (the change that split it last; -1: before START).
+    """
+    state = state or rebuilt.final
+    frames = state.split_frames()
     held = special.groupby("frame")["residue"].agg(["size", "sum"]).reindex(frames, fill_value=0)
     residue = held["sum"].to_numpy(np.int64)
     n_special = held["size"].to_numpy(np.int64) - residue
-    splits = rebuilt.splits[rebuilt.splits["level"] == Level.M2]
+    holes = [(state.pages_of(frames[i : i + _BATCH]) == 0).sum(axis=1) for i in range(0, len(frames), _BATCH)]
+    splits = _splits_of_2m(rebuilt, until_ns)
     last = splits.assign(frame=splits["pfn"] // FRAME).drop_duplicates("frame", keep="last").set_index("frame")["row"]
     return pd.DataFrame(
         {
@@ -64,15 +81,40 @@ def special_frames(rebuilt: Rebuild, special: pd.DataFrame) -> pd.DataFrame:
             "pfn": frames * FRAME,
             "n_special": n_special,
             "n_residue": residue,
+            "n_holes": np.concatenate(holes).astype(np.int64) if holes else np.empty(0, np.int64),
             "live": n_special > 0,
             "split_row": last.reindex(frames, fill_value=-1).to_numpy(np.int64),
         }
     )
 
 
-def _special_of(rebuilt: Rebuild, frames: npt.NDArray[np.int64]) -> pd.DataFrame:
-    pages = rebuilt.final.pages_of(frames) & _SOFT
-    original = _original(rebuilt, frames, pages)
+def _splits_of_2m(rebuilt: Rebuild, until_ns: int) -> pd.DataFrame:
+    splits = rebuilt.splits
+    return splits[(splits["level"] == Level.M2) & (splits["ts_ns"] <= until_ns)]
+
+
+class _Leaves:
+    """What the leaves of split frames held: as they were split; for those split before START the usual word, or the commonest."""
+
+    def __init__(self, rebuilt: Rebuild, until_ns: int) -> None:
+        self._usual = _usual(rebuilt.start.map)
+        splits = _splits_of_2m(rebuilt, until_ns)
+        known = pd.Series(splits["attrs"].to_numpy(np.uint64) & _SOFT, index=splits["pfn"] // FRAME)
+        self._known = known[~known.index.duplicated(keep="last")]
+
+    def original(self, frames: npt.NDArray[np.int64], pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """One word per frame, whose pages (n, 512) hold `pages`."""
+        ordered = np.sort(pages, axis=1)
+        commonest = ordered[:, FRAME // 2]  # the median is the majority where there is one
+        has_usual = (pages == self._usual).any(axis=1)
+        original: npt.NDArray[np.uint64] = np.where(has_usual, self._usual, commonest)
+        at = self._known.index.get_indexer(pd.Index(frames))
+        return np.where(at >= 0, self._known.to_numpy(np.uint64)[at], original) if len(self._known) else original
+
+
+def _special_of(state: DirectMap, leaf: _Leaves, frames: npt.NDArray[np.int64]) -> pd.DataFrame:
+    pages = state.pages_of(frames) & _SOFT
+    original = leaf.original(frames, pages)
     differ = (pages ^ original[:, None]) & _SOFT
     frame, page = np.nonzero((differ != 0) & (pages != 0))
     return pd.DataFrame(
@@ -84,20 +126,6 @@ def _special_of(rebuilt: Rebuild, frames: npt.NDArray[np.int64]) -> pd.DataFrame
             "residue": differ[frame, page] == _G,
         }
     )
-
-
-def _original(rebuilt: Rebuild, frames: npt.NDArray[np.int64], pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """What each frame's leaf held: as it was split; for those split before START the usual word, or the commonest."""
-    usual = _usual(rebuilt.start.map)
-    ordered = np.sort(pages, axis=1)
-    commonest = ordered[:, FRAME // 2]  # the median is the majority where there is one
-    has_usual = (pages == usual).any(axis=1)
-    original: npt.NDArray[np.uint64] = np.where(has_usual, usual, commonest)
-    splits = rebuilt.splits[rebuilt.splits["level"] == Level.M2]
-    known = pd.Series(splits["attrs"].to_numpy(np.uint64) & _SOFT, index=splits["pfn"] // FRAME)
-    known = known[~known.index.duplicated(keep="last")]
-    at = known.index.get_indexer(pd.Index(frames))
-    return np.where(at >= 0, known.to_numpy(np.uint64)[at], original) if len(known) else original
 
 
 def _usual(state: DirectMap) -> np.uint64:
@@ -120,14 +148,13 @@ def _last_change(
     order: npt.NDArray[np.int64],
     direct: npt.NDArray[np.bool_],
     entry_ns: npt.NDArray[np.int64],
-    exit_ns: npt.NDArray[np.int64],
     first_pfn: npt.NDArray[np.int64],
     n_done: npt.NDArray[np.int64],
     pfns: npt.NDArray[np.int64],
     pfns_start: npt.NDArray[np.int64],
-    window: Window,
+    read_ns: npt.NDArray[np.int64],
 ) -> None:
-    """For each of ascending `pages`, the last change in order of effect that covers it and was applied."""
+    """For each of ascending `pages`, the last change in order of effect that covers it, and began before its frame was read."""
     n = len(pages)
     following = np.arange(n + 1)  # union-find: the next page not yet given a row
     for place in range(len(order) - 1, -1, -1):
@@ -147,7 +174,7 @@ def _last_change(
                 if at >= n or pages[at] >= end:
                     break
                 frame = pages[at] // FRAME
-                if exit_ns[row] > window.lo[frame] and entry_ns[row] < window.hi[frame]:
+                if entry_ns[row] < read_ns[frame]:
                     row_of[at] = row
                     following[at] = at + 1
                 at += 1
