@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from analyze.analysis import Analysis, analyse
 from analyze.page import TraceView, render
 from analyze.plots_style import save
-from analyze.report_view import Analysis, analyse, figures, numbers, view
+from analyze.report_figures import figures
+from analyze.report_numbers import numbers
+from analyze.report_view import view
 from collect.errors import HostError
 from collect.trace import open_trace
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from analyze.analysis import analyse
 from analyze.page import Picture, TraceView, plain, render
 from analyze.plots_style import inline_svg, save
 from analyze.report import claim_output, write_analysis
-from analyze.report_view import analyse
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from replay.plots import split_figure

@@ -1,0 +1,39 @@
+"""A trace with all that a report says of it worked out: opened, rebuilt, verified, attributed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyze.attribute import Attribution, attribute
+from analyze.reconstruct import Rebuild, rebuild
+from analyze.verify import verify
+from collect.trace import Trace, open_trace
+
+__all__ = ["Analysis", "analyse"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A trace with all that was worked out from it."""
+
+    trace: Trace
+    rebuilt: Rebuild
+    verification: dict[str, Any]
+    """`Verification.to_json()`."""
+    attribution: Attribution
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the recording; of a recovered one, up to the last thing known."""
+        manifest = self.trace.manifest
+        end = max(manifest["ts_end_ns"], int(self.rebuilt.levels["ts_ns"].iloc[-1]))
+        return float(max(end - manifest["ts_start_ns"], 0)) / 1e9
+
+
+def analyse(trace_dir: Path) -> Analysis:
+    """Open, rebuild, verify and attribute a trace. Raises TraceError."""
+    trace = open_trace(trace_dir)
+    rebuilt = rebuild(trace)
+    return Analysis(trace, rebuilt, verify(trace, rebuilt).to_json(), attribute(trace, rebuilt))
