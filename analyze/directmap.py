@@ -25,6 +25,8 @@ from analyze.entries import (
     GIGA_SHIFT,
     MAX_ATTRS,
     N_SLABS,
+    RODATA_END,
+    RODATA_FIRST,
     SYMBOLIC,
     Entries,
     attr_code,
@@ -201,6 +203,11 @@ class DirectMap:
         out = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.int64), np.empty(n, np.int64)
         write_runs(self.entries, self.first_symbolic, *out)
         return Runs(out[0], out[1], out[2], used_attrs(self.entries)[out[3]])
+
+    def empty_like(self) -> DirectMap:
+        """A map of the same memory that holds nothing yet."""
+        first, end = self.entries.meta[RODATA_FIRST : RODATA_END + 1].tolist()
+        return DirectMap(self.max_pfn, rodata=(first, end))
 
     def copy(self) -> DirectMap:
         """An independent map of the same state."""

@@ -127,7 +127,10 @@ def add_range(m: Entries, pfn: int, n_pages: int, level: int, attrs: np.uint64) 
 
 @kernel
 def remove_range(m: Entries, pfn: int, n_pages: int) -> None:
-    """Make holes of pages [pfn, pfn + n_pages) (init_64.c: remove_pagetable), splitting leaves that reach beyond."""
+    """Make holes of pages [pfn, pfn + n_pages) (init_64.c: remove_pagetable), splitting leaves that reach beyond.
+
+    A table that is left without entries goes, too (init_64.c: free_pte_table, free_pmd_table).
+    """
     side = 1 if pfn >= m.meta[SYMBOLIC] else 0
     page, end = pfn, pfn + n_pages
     while page < end:
@@ -154,15 +157,18 @@ def remove_range(m: Entries, pfn: int, n_pages: int) -> None:
                 split_frame(m, frame, False)
         else:
             slab = m.frame_slab[frame]
-            whole = page & (FRAME - 1) == 0 and end - page >= FRAME
             stop = min(end, (frame + 1) << FRAME_SHIFT)
             for i in range(page & (FRAME - 1), stop - (frame << FRAME_SHIFT)):
                 if m.slabs[slab, i] != 0:
                     m.counts[side, K4] -= 1
                 m.slabs[slab, i] = 0
-            if whole:
+            if not m.slabs[slab].any():
                 m.frame_level[frame] = 0
                 m.frame_slab[frame] = -1
                 m.free_slabs[m.meta[N_FREE_SLABS]] = slab
                 m.meta[N_FREE_SLABS] += 1
             page = stop
+    for giga in range(pfn >> GIGA_SHIFT, ((end - 1) >> GIGA_SHIFT) + 1):
+        first = giga << (GIGA_SHIFT - FRAME_SHIFT)
+        if m.giga_level[giga] == M2 and not m.frame_level[first : first + (GIGA >> FRAME_SHIFT)].any():
+            m.giga_level[giga] = 0

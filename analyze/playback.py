@@ -112,6 +112,10 @@ class Course:
         """How many readings of hot-plugged ranges hold at a moment."""
         return sum(part.ts_ns <= ts_ns for part in self.reread)
 
+    def rereads_before(self, place: int) -> int:
+        """How many readings belong before the change at a place: they hold wherever that change is in effect."""
+        return int(np.searchsorted(self.reread_places, place, "left"))
+
     @cached_property
     def log_capacity(self) -> int:
         """Room for every split that there can be: each large page once, and again each time that it is put back."""
@@ -191,11 +195,11 @@ class Playback:
 
     def to(self, ts_ns: int) -> None:
         """Go forward to a moment: every change in effect by then is played. To go back, begin anew (ValueError)."""
-        self._play(self.course.place_at(ts_ns), self.course.rereads_at(ts_ns))
+        self.play(self.course.place_at(ts_ns), self.course.rereads_at(ts_ns))
 
     def to_end(self) -> None:
         """Play whatever is left."""
-        self._play(len(self.course.changes), len(self.course.reread))
+        self.play(len(self.course.changes), len(self.course.reread))
 
     def as_read(self, snapshot: Snapshot) -> DirectMap:
         """The map as `snapshot` must have found it, each 2M frame as of the time when it was read; goes there first.
@@ -213,11 +217,11 @@ class Playback:
             place=self.place,
             n_reread=self.n_reread,
         )
-        rest._play(max(course.entered_before(int(snapshot.read_to.max())), rest.place), rest.n_reread)
+        rest.play(max(course.entered_before(int(snapshot.read_to.max())), rest.place), rest.n_reread)
         return rest.state
 
-    def _play(self, place: int, n_reread: int) -> None:
-        """Apply changes up to a place, and readings up to a number, each where it belongs."""
+    def play(self, place: int, n_reread: int) -> None:
+        """Apply changes up to a place in order of effect, and readings up to a number, each where it belongs."""
         if place < self.place or n_reread < self.n_reread:
             raise ValueError(f"{self.place} changes are in effect here, there only {place}: begin anew")
         while self.n_reread < n_reread:
