@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from analyze.arguments import Subparsers, add_json, add_trace
 from analyze.losses import CONCLUSIONS, Doubt, in_doubt, loss_of
 from analyze.terminal import clean, counted
-from collect.schema import Level
+from collect.schema import LEAF_PAGES, Level
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
+    from analyze.compare import Difference
     from analyze.counter_check import SplitCount
     from analyze.verify import Verification
 
@@ -58,6 +59,7 @@ def _lines(found: Verification) -> list[str]:
             f"  pages     {difference.pages:,} compared: {difference.level:,} wrong in level, "
             f"{difference.attributes:,} in attributes"
         ]
+    lines += _between_lines(found)
     ambiguous = int(found.rules["ambiguous"].sum())
     lines += [
         f"  rules     {counted(found.n_direct, 'direct-map change')}: {found.rule_count:,} unlike what the probe saw",
@@ -77,6 +79,31 @@ def _lines(found: Verification) -> list[str]:
             lines.append(
                 f"  {text:<17} {splits[Level.M2]:,} x 2M and {splits[Level.G1]:,} x 1G split, not part of the recording"
             )
+    return lines
+
+
+def _between_lines(found: Verification) -> list[str]:
+    """The snapshots between start and end: one line for all."""
+    checks = found.between
+    if not checks:
+        return []
+    changes = sum(check.changes for check in checks)
+    lines = [
+        f"  between   {counted(len(checks), 'snapshot')}, {counted(changes, 'change')} before them: "
+        f"{sum(check.wrong for check in checks):,} pages wrong"
+    ]
+    idle = sum(not check.changes for check in checks)
+    if idle:
+        lines.append(f"            {idle:,} with no change since the one before")
+    told = [check.frames_again for check in checks if check.frames_again is not None]
+    if told:
+        pages = sum(told) * LEAF_PAGES[Level.M2]
+        lines.append(
+            f"            {counted(sum(told), '2M frame')} ({counted(pages, 'page')}) changed meanwhile, read again"
+        )
+    undecided = sum(check.undecided for check in checks)
+    if undecided:
+        lines.append(f"            {counted(undecided, '2M frame')} changed too often to be read: not compared")
     return lines
 
 
@@ -117,12 +144,23 @@ def _counter_lines(splits: dict[Level, SplitCount]) -> list[str]:
     return lines
 
 
+def _runs(difference: Difference, most: int) -> list[str]:
+    lines = []
+    for pfn, n, level, attrs, seen_level, seen_attrs in difference.listed[:most].tolist():
+        lines.append(f"  pfn {pfn:#x}, {counted(n, 'page')}: rebuilt level {level} attrs {attrs:#x},")
+        lines.append(f"      snapshot level {seen_level} attrs {seen_attrs:#x}")
+    return lines
+
+
 def _differences(found: Verification) -> list[str]:
     lines = []
+    for check in [check for check in found.between if not check.exact][:MAX_SHOWN]:
+        seconds = (check.ts_ns - found.start_ns) / 1e9
+        lines.append(f"  snapshot {check.number} ({check.moment.name.lower()}, {seconds:.1f} s after the start):")
+        lines.append(f"      {check.difference.level:,} wrong in level, {check.difference.attributes:,} in attributes")
+        lines += _runs(check.difference, MAX_SHOWN // 4)
     if found.difference is not None:
-        for pfn, n, level, attrs, seen_level, seen_attrs in found.difference.listed[:MAX_SHOWN].tolist():
-            lines.append(f"  pfn {pfn:#x}, {counted(n, 'page')}: rebuilt level {level} attrs {attrs:#x},")
-            lines.append(f"      snapshot level {seen_level} attrs {seen_attrs:#x}")
+        lines += _runs(found.difference, MAX_SHOWN)
     if found.observed is not None:
         for leaf in found.observed.differ.head(MAX_SHOWN).itertuples(index=False):
             size = "1G" if leaf.level == Level.G1 else "2M"

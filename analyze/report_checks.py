@@ -14,7 +14,9 @@ __all__ = ["attached_probes", "checks", "limits", "missing_probes", "verdict"]
 def verdict(verification: dict[str, Any]) -> Check:
     """Exact or not, in one line."""
     pages, lost = verification["pages_compared"], verification["lost_events_of_map"]
-    wrong = verification["level_mismatches"] + verification["attribute_mismatches"]
+    between = verification["between"]
+    wrong = sum(found["level_mismatches"] + found["attribute_mismatches"] for found in (verification, between))
+    pages += between["pages_compared"]
     if verification["exact"]:
         beside = verification["lost_events"]
         kept = f"{beside:,} lost that say nothing about the map; see below" if beside else "0 events lost"
@@ -32,6 +34,7 @@ def checks(verification: dict[str, Any], manifest: dict[str, Any]) -> list[Check
     """Every check that was made of a trace, and every one that could not be made."""
     return [
         _pages(verification),
+        *_between(verification),
         _rules(verification),
         _counters(verification),
         _observed(verification),
@@ -60,6 +63,23 @@ def _pages(verification: dict[str, Any]) -> Check:
         first = verification["unexplained"][0]
         text += f" The first unexplained run: {first['n_pages']:,} pages from page frame {first['pfn']:#x}."
     return Check(name, "bad" if levels or attributes else "good", text)
+
+
+def _between(verification: dict[str, Any]) -> list[Check]:
+    """The snapshots that were taken while the recording ran; none, no line."""
+    found = verification["between"]
+    if not found["snapshots"]:
+        return []
+    text = (
+        f"{found['snapshots']:,} snapshots while the recording ran, {found['changes']:,} changes before them, each against the "
+        f"state rebuilt for its moment: {found['level_mismatches']:,} pages wrong in level, "
+        f"{found['attribute_mismatches']:,} in attributes, in {found['differ']:,} of the snapshots."
+    )
+    if found["frames_read_again"] is not None:
+        text += f" {found['frames_read_again']:,} 2M frames changed while they were read, and were read again."
+    if found["frames_undecided"]:
+        text += f" {found['frames_undecided']:,} changed too often to be read, and are not compared."
+    return [Check("The state in between", "bad" if found["differ"] else "good", text)]
 
 
 def _rules(verification: dict[str, Any]) -> Check:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analyze.changes import MAX_TS
 from analyze.directmap import FRAME, DirectMap
 from analyze.jit import kernel
 from collect.errors import TraceError
-from collect.schema import LEAF_PAGES, Moment, Space
+from collect.schema import LEAF_PAGES, Moment, Space, empty_table
 from collect.trace import Trace
 
-__all__ = ["Snapshot", "SnapshotTable", "load_snapshot"]
+__all__ = ["Snapshot", "SnapshotTable", "load_snapshot", "snapshots_between"]
+
+BETWEEN = (Moment.PERIODIC, Moment.REQUEST)
+"""Moments of the snapshots that nothing is rebuilt from: they check the state between the two ends."""
 
 _LEAF_PAGES = np.array(LEAF_PAGES, np.int64)
 
@@ -37,21 +45,15 @@ class Snapshot:
 
 
 class SnapshotTable:
-    """The table `snapshots`, read once. Raises TraceError for codes or times that the format does not know."""
+    """The table `snapshots` without those between START and END, which `snapshots_between` reads one after the other.
+
+    Raises TraceError for codes or times that the format does not know.
+    """
 
     def __init__(self, trace: Trace) -> None:
-        table = trace.table("snapshots")
+        kept = [_kept(part, trace) for part in trace.parts("snapshots")]
+        table = pa.concat_tables([empty_table("snapshots"), *kept])
         self.columns = {name: table[name].to_numpy() for name in table.column_names}
-        self.path = trace.path
-        for name, most in (("moment", max(Moment)), ("space", max(Space))):
-            if len(table) and self.columns[name].max() > most:
-                raise TraceError(
-                    f"{trace.path}: table snapshots: {name} {self.columns[name].max()} is unknown; copy anew"
-                )
-        if len(table) and max(self.columns["ts_ns"].max(), self.columns["ts_end_ns"].max()) >= MAX_TS >> 1:
-            raise TraceError(
-                f"{trace.path}: table snapshots: a time stamp is centuries after boot; copy the trace anew"
-            )
 
     def rows(self, moment: Moment, space: Space = Space.DIRECT_MAP) -> dict[str, npt.NDArray[np.uint64]] | None:
         """Columns of the first snapshot of a moment (the last one of END), or None."""
@@ -66,15 +68,69 @@ class SnapshotTable:
 def load_snapshot(trace: Trace, table: SnapshotTable, moment: Moment) -> Snapshot | None:
     """The direct map at a moment, or None where the trace has no such snapshot. Raises TraceError for rows that lie."""
     rows = table.rows(moment)
-    if rows is None:
-        return None
+    return None if rows is None else _of_rows(trace, rows, moment.name)
+
+
+def snapshots_between(trace: Trace) -> Iterator[tuple[int, Moment, Snapshot]]:
+    """Number, moment and direct map of each snapshot taken between START and END, in order; one at a time in memory.
+
+    Raises TraceError for rows that lie or are not in order.
+    """
+    rest, last = empty_table("snapshots"), -1
+    for part in trace.parts("snapshots"):
+        _check(part, trace)
+        rows = pa.concat_tables([rest, part])
+        mine = pc.and_(
+            pc.is_in(rows["moment"], pa.array(BETWEEN, pa.uint8())), pc.equal(rows["space"], Space.DIRECT_MAP)
+        )
+        rows = rows.filter(mine)
+        numbers = rows["snapshot"].to_numpy()
+        cuts = np.flatnonzero(np.diff(numbers.astype(np.int64))) + 1
+        begins = [0, *cuts.tolist()]
+        # The last one may go on in the next part.
+        for begin, end in itertools.pairwise(begins):
+            yield (last := _in_order(trace, int(numbers[begin]), last)), *_one(trace, rows.slice(begin, end - begin))
+        rest = rows.slice(begins[-1])
+    if len(rest):
+        yield _in_order(trace, rest["snapshot"][0].as_py(), last), *_one(trace, rest)
+
+
+def _in_order(trace: Trace, number: int, last: int) -> int:
+    if number <= last:
+        raise TraceError(f"{trace.path}: table snapshots: number {number} comes after {last}; copy the trace anew")
+    return number
+
+
+def _one(trace: Trace, rows: pa.Table) -> tuple[Moment, Snapshot]:
+    columns = {name: rows[name].to_numpy() for name in rows.column_names}
+    moment = Moment(int(columns["moment"][0]))
+    return moment, _of_rows(trace, columns, f"{int(columns['snapshot'][0])} ({moment.name})")
+
+
+def _kept(part: pa.Table, trace: Trace) -> pa.Table:
+    _check(part, trace)
+    return part.filter(pc.invert(pc.is_in(part["moment"], pa.array(BETWEEN, pa.uint8()))))
+
+
+def _check(part: pa.Table, trace: Trace) -> None:
+    if not len(part):
+        return
+    for name, most in (("moment", max(Moment)), ("space", max(Space))):
+        found = pc.max(part[name]).as_py()
+        if found > most:
+            raise TraceError(f"{trace.path}: table snapshots: {name} {found} is unknown; copy anew")
+    if max(pc.max(part["ts_ns"]).as_py(), pc.max(part["ts_end_ns"]).as_py()) >= MAX_TS >> 1:
+        raise TraceError(f"{trace.path}: table snapshots: a time stamp is centuries after boot; copy the trace anew")
+
+
+def _of_rows(trace: Trace, rows: dict[str, npt.NDArray[Any]], name: str) -> Snapshot:
     memory = trace.manifest["memory"]
     rodata = memory.get("rodata")
     state = DirectMap(memory["max_pfn"], rodata=tuple(rodata) if rodata else None)
     try:
         state.load(rows["pfn"], rows["level"], rows["n_leaves"], rows["attrs"])
     except TraceError as error:
-        raise TraceError(f"{trace.path}: snapshot {moment.name}: {error}") from None
+        raise TraceError(f"{trace.path}: snapshot {name}: {error}") from None
     first, last = int(rows["ts_ns"].min()), int(rows["ts_end_ns"].max())
     n_frames = state.n_pages // FRAME
     read_from, read_to = np.full(n_frames, first, np.int64), np.full(n_frames, first, np.int64)

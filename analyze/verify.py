@@ -12,6 +12,7 @@ from analyze.compare import Difference, compare
 from analyze.counter_check import SplitCount, check_counters
 from analyze.directmap import FRAME, DirectMap
 from analyze.losses import ARRAY_PAGES, Doubt, lost_for
+from analyze.moments import MomentCheck, check_moments
 from analyze.observed_splits import SplitDifference, compare_splits
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.rule_check import rule_mismatches
@@ -25,6 +26,9 @@ __all__ = ["Verification", "verify"]
 MAX_JSON_ROWS = 100
 """Unexplained runs of pages and rule mismatches that `to_json` lists; all are counted."""
 
+MAX_JSON_RUNS_BETWEEN = 8
+"""The same of each snapshot between the ends."""
+
 
 @dataclass
 class Verification:
@@ -32,6 +36,7 @@ class Verification:
 
     Attributes:
         difference: rebuilt state (a) against the END snapshot (b); None where the trace has no END snapshot.
+        between: each snapshot taken between START and END against the state rebuilt for it.
         rules: one row per page where prediction and observation differ (`analyze.rule_check.rule_mismatches`).
         splits: found and counted, by Level.
         observed: splits as they were seen done against the rebuilt ones; None where they could not be seen.
@@ -41,9 +46,11 @@ class Verification:
         around: splits between the snapshots outside the recording, {"before_start" | "after_end": {Level: n}}:
             loading and unloading our own probes is in there. A moment that was not recorded is missing.
         stacks: the stacks of the trace.
+        start_ns: when the START snapshot was read.
     """
 
     difference: Difference | None
+    between: list[MomentCheck]
     rules: pd.DataFrame
     splits: dict[Level, SplitCount]
     observed: SplitDifference | None
@@ -52,6 +59,7 @@ class Verification:
     orphans: int
     around: dict[str, dict[Level, int]]
     stacks: Stacks
+    start_ns: int
     n_changes: int
     n_direct: int
 
@@ -77,6 +85,7 @@ class Verification:
             self.difference is not None
             and self.difference.level == 0
             and self.difference.attributes == 0
+            and all(check.exact for check in self.between)
             and self.rule_count == 0
             and self.lost_of_map == 0
             and self.unfinished == 0
@@ -95,6 +104,7 @@ class Verification:
             "pages_compared": compared.pages if compared else 0,
             "level_mismatches": compared.level if compared else 0,
             "attribute_mismatches": compared.attributes if compared else 0,
+            "between": self._between(),
             "rule_mismatches": self.rule_count,
             "rule_ambiguous": int(self.rules["ambiguous"].sum()),
             "splits": {
@@ -130,10 +140,44 @@ class Verification:
         }
 
     def _unexplained(self) -> list[dict[str, int]]:
-        names = ("pfn", "n_pages", "rebuilt_level", "rebuilt_attrs", "snapshot_level", "snapshot_attrs")
-        if self.difference is None:
-            return []
-        return [dict(zip(names, row, strict=True)) for row in self.difference.listed[:MAX_JSON_ROWS].tolist()]
+        return [] if self.difference is None else _runs(self.difference, MAX_JSON_ROWS)
+
+    def _between(self) -> dict[str, Any]:
+        """The snapshots between the two ends: their sum, and each."""
+        checks = self.between
+        told = [check.frames_again for check in checks if check.frames_again is not None]
+        return {
+            "snapshots": len(checks),
+            "differ": sum(not check.exact for check in checks),
+            "pages_compared": sum(check.difference.pages for check in checks),
+            "level_mismatches": sum(check.difference.level for check in checks),
+            "attribute_mismatches": sum(check.difference.attributes for check in checks),
+            "changes": sum(check.changes for check in checks),
+            "fewest_changes_between_neighbours": min((check.changes for check in checks), default=0),
+            "frames_read_again": sum(told) if told else None,
+            "frames_undecided": sum(check.undecided for check in checks),
+            "list": [
+                {
+                    "snapshot": check.number,
+                    "moment": check.moment.name,
+                    "ts_ns": check.ts_ns,
+                    "ts_end_ns": check.ts_end_ns,
+                    "exact": check.exact,
+                    "pages_compared": check.difference.pages,
+                    "level_mismatches": check.difference.level,
+                    "attribute_mismatches": check.difference.attributes,
+                    "accessed_dirty_pages": check.difference.hardware_only,
+                    "kfence_pages": check.difference.kfence,
+                    "changes_since_the_one_before": check.changes,
+                    "entries_changed_since_the_one_before": check.entries,
+                    "frames_read_again": check.frames_again,
+                    "rounds": check.rounds,
+                    "frames_undecided": check.undecided,
+                    "unexplained": _runs(check.difference, MAX_JSON_RUNS_BETWEEN),
+                }
+                for check in checks
+            ],
+        }
 
     def _observed(self) -> dict[str, Any] | None:
         """Null where splits were not observed."""
@@ -155,12 +199,18 @@ class Verification:
         return [{**row, "stack": self.stacks.frames(row["stack_id"])} for row in rows]
 
 
+def _runs(difference: Difference, most: int) -> list[dict[str, int]]:
+    names = ("pfn", "n_pages", "rebuilt_level", "rebuilt_attrs", "snapshot_level", "snapshot_attrs")
+    return [dict(zip(names, row, strict=True)) for row in difference.listed[:most].tolist()]
+
+
 def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
     """Check a trace. Raises TraceError where it cannot be read or rebuilt at all."""
     rebuilt = rebuilt or rebuild(trace)
     stacks = Stacks(trace)
     pool = trace.manifest["memory"].get("kfence_pool")
-    difference = compare(rebuilt.final, rebuilt.end.map, tuple(pool) if pool else None) if rebuilt.end else None
+    kfence = (int(pool[0]), int(pool[1])) if pool else None
+    difference = compare(rebuilt.final, rebuilt.end.map, kfence) if rebuilt.end else None
     columns = rebuilt.changes.columns
     lost = {str(name): int(n) for name, n in trace.manifest["losses"].items() if n}
     pages_lost = int(np.minimum(columns["n_pfns_lost"], 1 << 40).sum())
@@ -169,6 +219,7 @@ def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
     cpa = columns["kind"] == ChangeKind.CPA
     return Verification(
         difference=difference,
+        between=check_moments(rebuilt.course, rebuilt.prediction.n_changed, kfence),
         rules=rule_mismatches(rebuilt),
         splits=check_counters(rebuilt, stacks),
         observed=compare_splits(rebuilt.splits, rebuilt.observed, rebuilt.changes, rebuilt.window),
@@ -177,6 +228,7 @@ def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
         orphans=int(((columns["parent_id"] != 0) & ~np.isin(columns["parent_id"], columns["call_id"])).sum()),
         around=_around(trace, rebuilt),
         stacks=stacks,
+        start_ns=rebuilt.start.ts_last,
         n_changes=len(rebuilt.changes),
         n_direct=int(rebuilt.changes.direct.sum()),
     )

@@ -15,11 +15,16 @@ from collect.errors import HostError, TraceError
 
 __all__ = ["main"]
 
+MIN_SNAPSHOT_SECONDS = 0.1
+
 EXAMPLES = """\
 examples:
   directmap-collect check                              what would work on this kernel
   directmap-collect record -o trace -d 60              one minute of this machine
   directmap-collect record -o trace -- make -j8        as long as a command runs
+  directmap-collect record -o trace --snapshot-every 10
+                                                       with page tables read every 10 s, for `verify` between the ends
+  directmap-collect snapshot --into trace              have that recording read them now (as kill -USR1 does)
   directmap-collect snapshot                           the direct map now, from the page tables
   directmap-collect recover trace                      finish a recording that was killed
 
@@ -82,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="of all CPUs' time, for page events: past it they are sampled, then off; changes never",
     )
+    record.add_argument(
+        "--snapshot-every",
+        type=float,
+        metavar="SECONDS",
+        help="read the page tables so often too, to prove the state in between (also at any SIGUSR1)",
+    )
     record.add_argument("--live", action="store_true", help="show levels, splits and losses while recording")
     record.add_argument("--ring-bytes", type=int, help=argparse.SUPPRESS)
     record.add_argument("--force", action="store_true", help="replace a trace that is there")
@@ -93,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     recover.set_defaults(run=_recover)
 
     snapshot = commands.add_parser("snapshot", help="totals per level from the page tables, beside /proc/meminfo")
+    snapshot.add_argument(
+        "--into", type=Path, metavar="DIR", help="have the recorder that writes to DIR take one, into its trace"
+    )
     snapshot.add_argument("--json", action="store_true")
     snapshot.set_defaults(run=_snapshot)
 
@@ -114,6 +128,13 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise HostError(f"--duration {options.duration:g}: give seconds greater than 0")
     if options.max_overhead is not None and not 0 < options.max_overhead <= 100:
         raise HostError(f"--max-overhead {options.max_overhead:g}: give per cent of all CPUs' time, above 0, up to 100")
+    if options.snapshot_every is not None and not MIN_SNAPSHOT_SECONDS <= options.snapshot_every < 1e9:
+        raise HostError(
+            f"--snapshot-every {options.snapshot_every:g}: give seconds from {MIN_SNAPSHOT_SECONDS:g} on; "
+            "a single one comes by SIGUSR1"
+        )
+    if options.snapshot_every is not None and options.only_pages:
+        raise HostError("--snapshot-every: --only-pages reads no page tables; record without one of the two")
     if options.sample not in (1 << shift for shift in range(17)):
         raise HostError(f"--sample {options.sample}: give a power of two, 1 to 65536")
     pages = options.pages or ("all" if options.only_pages else "scoped")
@@ -129,6 +150,7 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             only_pages=options.only_pages,
             sample=options.sample,
             max_overhead=options.max_overhead,
+            snapshot_every=options.snapshot_every,
             live=options.live,
             ring_bytes=options.ring_bytes,
             command_line=["directmap-collect", *arguments],
@@ -141,6 +163,10 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if not options.only_pages:
         told[:0] = [f"{summary.get('changes', 0)} changes", f"{summary.get('regions', 0)} region events"]
         told.append(f"{summary['own_frames']} frames split by attaching")
+        if summary["snapshots_between"]:
+            told.append(f"{summary['snapshots_between']} snapshots between start and end")
+        if summary["snapshot_frames_unstable"]:
+            told.append(f"{summary['snapshot_frames_unstable']} frames in them changed too often to be read")
     print(f"recorded {summary['seconds']} s: {', '.join(told)} -> {options.output}", file=sys.stderr)
     return 0
 
@@ -155,6 +181,12 @@ def _recover(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 
 def _snapshot(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    if options.into is not None:
+        from collect.moments import ask_for_snapshot
+
+        pid = ask_for_snapshot(options.into)
+        print(f"asked the recorder of {options.into} (process {pid}) for a snapshot", file=sys.stderr)
+        return 0
     from collect.counters import read_counters
     from collect.host import physical_mask, zone_ranges
     from collect.kallsyms import Kallsyms

@@ -30,6 +30,7 @@ class Options:
         only_pages: page events alone, where changes cannot be seen.
         sample: one page block in so many.
         max_overhead: per cent of all CPUs' time that page programs may take; None: no limit.
+        snapshot_every: seconds between snapshots of the page tables while recording; None: only when asked for.
         live: a table on the terminal.
         command_line: as it goes into the manifest.
         ring_bytes: size of the rings of all page events together, to try what happens when they are full; None: as usual.
@@ -41,6 +42,7 @@ class Options:
     only_pages: bool = False
     sample: int = 1
     max_overhead: float | None = None
+    snapshot_every: float | None = None
     live: bool = False
     command_line: Sequence[str] = ()
     ring_bytes: int | None = None

@@ -7,6 +7,7 @@ arch/x86/include/asm/pgtable-invert.h), so frames are derived from position wher
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -78,9 +79,9 @@ class Walker:
         """Walk as far as this from now on: memory has come that /proc/kcore may not list yet (it does once online)."""
         self._n_gigs = max(self.n_gigs, -(-end_pfn // GIG_PAGES))
 
-    def direct_map(self) -> Leaves:
-        """Every leaf of the direct map."""
-        return self.gigs(np.arange(self.n_gigs, dtype=np.uint64))
+    def direct_map(self, between: Callable[[], object] | None = None) -> Leaves:
+        """Every leaf of the direct map; `between` is called after each 1 GiB range."""
+        return self.gigs(np.arange(self.n_gigs, dtype=np.uint64), between)
 
     def mapped_gigs(self, limit: int) -> int:
         """1 GiB ranges up to the last one that has an entry, of the first `limit`: memory may be mapped that is no RAM
@@ -100,9 +101,14 @@ class Walker:
             at += 1 << 39
         return last
 
-    def gigs(self, gigs: U64) -> Leaves:
-        """The leaves of whole 1 GiB ranges of the direct map, given by number."""
-        return _join([self._gig(self._kcore.page_offset + (int(gig) << 30), int(gig) * GIG_PAGES) for gig in gigs])
+    def gigs(self, gigs: U64, between: Callable[[], object] | None = None) -> Leaves:
+        """The leaves of whole 1 GiB ranges of the direct map, given by number; `between` is called after each."""
+        parts = []
+        for gig in gigs.tolist():
+            parts.append(self._gig(self._kcore.page_offset + (gig << 30), gig * GIG_PAGES))
+            if between:
+                between()
+        return _join(parts)
 
     def frame(self, frame: int) -> Leaves:
         """The leaves of one 2 MiB frame of the direct map; of the whole 1 GiB range where one entry maps it."""

@@ -6,9 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,19 +19,19 @@ from collect.heap import give_back, give_back_compiler
 from collect.journal import TraceWriter
 from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
-from collect.meanwhile import Meanwhile
 from collect.memory_watch import memory_watch
+from collect.moments import Moments
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, time_programs
 from collect.page_events import PACKED_TABLE, bulk_allocations, of_records, pack, with_blocks
 from collect.page_ring import is_sampled
-from collect.pagetables import Walker
 from collect.privileges import ask, give_up, needed, raise_memlock
 from collect.program import Program
 from collect.recovery import finish_after
 from collect.rows import RowMaker
 from collect.schema import Moment, RegionEvent, RegionKind
-from collect.snapshot import RangeSnapshot, Snapshot, Touched, frames_split, still, still_range, walk_once
+from collect.snapshot import Snapshot, frames_split
+from collect.snapshot_taker import CALL_ID_SHIFT, RUNNING_CALL_SECONDS, SnapshotTaker
 from collect.syscalls import program_runs
 
 __all__ = ["Recorder", "Summary"]
@@ -45,17 +43,10 @@ WAIT_SECONDS, IDLE_WAIT_SECONDS = 0.01, 0.05
 BATCH_BYTES = 8 << 20
 """Page events for which rows are made before their second is over, so that memory stays small."""
 
-RUNNING_CALL_SECONDS = 5.0
-CALL_ID_SHIFT = 10
-"""A call's id is the low 54 bits of its time of entry in nanoseconds (208 days), then ten bits of its CPU (new_id in
-collect/bpf/records.h)."""
-
-
-S = TypeVar("S", Snapshot, RangeSnapshot)
-
 
 class Summary(dict[str, int]):
-    """What was recorded, for the closing line: rows by table, `seconds`, `lost`, `own_frames`."""
+    """What was recorded, for the closing line: rows by table, `seconds`, `lost`, `own_frames`, `snapshots_between`,
+    `snapshot_frames_unstable` (of those between)."""
 
 
 class Recorder:
@@ -101,9 +92,10 @@ class Recorder:
             if self._command:
                 self._command.abandon()
             raise
-        self._n_snapshots = 0
+        self._taker = SnapshotTaker(self._kernel, self._rows, self._writer, self._go_on)
+        self._moments = Moments(options.snapshot_every)
+        self._begin = self._next_tick = time.monotonic()
         self._summary = Summary()
-        self._unstable = 0
         self._recording = False
         self._blocks: dict[int, int] = {}
         self._blocks_gone = 0
@@ -114,7 +106,7 @@ class Recorder:
     def run(self, duration: float | None) -> Summary:
         """Record until the command ends, the duration is over, or Ctrl-C."""
         try:
-            with Interrupts() as interrupts:
+            with Interrupts() as interrupts, self._moments:
                 return self._run(duration, interrupts)
         except OSError as error:
             raise self._failed(error) from None
@@ -147,7 +139,7 @@ class Recorder:
             self._drop_privileges()
             self._program.arm()
             self._drainer.start()
-            begin = time.monotonic()
+            self._begin = time.monotonic()
             self._count()
             start = self._snapshot(Moment.START)
             self._manifest["ts_start_ns"] = time.monotonic_ns()
@@ -159,7 +151,7 @@ class Recorder:
             self._start_levels = (start.counts_kb(), read_counters()) if start else None
             self._recording = True
             print("recording ...", file=sys.stderr, flush=True)
-            status = self._record(duration, interrupts, begin)
+            status = self._record(duration, interrupts)
             self._write_rows()  # memory that came in the last second is part of what is read now
             self._read_hotplugged()
             self._manifest["ts_end_ns"] = time.monotonic_ns()
@@ -179,7 +171,13 @@ class Recorder:
             self._program.detach()
         self._count()
         self._snapshot(Moment.AFTER_DETACH)
-        self._summary |= {"seconds": round(time.monotonic() - begin), "lost": sum(losses.values()), "own_frames": own}
+        self._summary |= {
+            "seconds": round(time.monotonic() - self._begin),
+            "lost": sum(losses.values()),
+            "own_frames": own,
+            "snapshots_between": self._taker.n_between,
+            "snapshot_frames_unstable": self._taker.n_between_unstable,
+        }
         self._writer.close(self._manifest | {"complete": True, "losses": losses, "command_status": status})
         return self._summary
 
@@ -194,6 +192,7 @@ class Recorder:
             ring_bytes=options.ring_bytes,
         )
         self._drainer = Drainer(self._program)
+        self._taker.attached(self._program, self._drainer)
         self._manifest["probes"]["attached"] += self._program.stand_ins
         self._manifest["probes"]["missing"] += [vars(missing) for missing in self._program.missing]
         self._manifest["recorder"]["headers"] = self._program.headers
@@ -220,7 +219,7 @@ class Recorder:
         )
         self._manifest["recorder"]["capabilities_kept"] = [capability.label for capability in sorted(kept)]
 
-    def _record(self, duration: float | None, interrupts: Interrupts, begin: float) -> int | None:
+    def _record(self, duration: float | None, interrupts: Interrupts) -> int | None:
         """Drain until it is time to stop; exit status of the command, if there was one."""
         if self._command and not interrupts.seen:
             try:
@@ -229,7 +228,9 @@ class Recorder:
                 self._recording = False  # there is no such command: nothing is worth keeping
                 raise
         stop = time.monotonic() + duration if duration is not None else None
-        next_tick = time.monotonic() + TICK_SECONDS
+        now = time.monotonic()
+        self._next_tick = now + TICK_SECONDS
+        self._moments.begin(now)
         while not interrupts.seen:
             if self._command and self._command.poll() is not None:
                 break
@@ -237,15 +238,35 @@ class Recorder:
             if stop is not None and now >= stop:
                 break
             self._read_hotplugged()
-            if now >= next_tick:
-                self._status.seconds = now - begin
-                self._tick()
-                next_tick = max(next_tick + TICK_SECONDS, now)
-            elif self._drainer.page_bytes >= BATCH_BYTES:
-                self._write_rows()
-            else:
+            if moment := self._moments.due(now):
+                self._snapshot_between(moment)
+            elif not self._go_on():
                 time.sleep(WAIT_SECONDS if self._drainer.page_bytes else IDLE_WAIT_SECONDS)
         return self._command.stop() if self._command else None
+
+    def _go_on(self) -> bool:
+        """What cannot wait for long, whatever else is done: a tick once a second, rows when many page events wait.
+
+        True where there was something to do.
+        """
+        now = time.monotonic()
+        if not self._recording:  # the start snapshot: nothing is saved yet
+            return False
+        if now >= self._next_tick:
+            self._status.seconds = now - self._begin
+            self._next_tick = max(self._next_tick + TICK_SECONDS, now)
+            self._tick()
+        elif self._drainer.page_bytes >= BATCH_BYTES:
+            self._write_rows()
+        else:
+            return False
+        return True
+
+    def _snapshot_between(self, moment: Moment) -> None:
+        """Take a snapshot in the middle of the recording."""
+        self._write_rows()  # memory that came in the last second is part of what is read now
+        self._read_hotplugged()
+        self._snapshot(moment)
 
     def _write_rows(self) -> None:
         """Rows of what was drained, into the journal."""
@@ -329,52 +350,17 @@ class Recorder:
 
     def _losses(self) -> dict[str, int]:
         return self._program.losses() | {
-            "snapshot_frames_unstable": self._unstable,
+            "snapshot_frames_unstable": self._taker.n_unstable,
             "blocks_gone_unseen": self._blocks_gone,
         }
-
-    def _still(self, walker: Walker) -> Snapshot:
-        return self._exact(lambda: still(walker, self._touched))
 
     def _read_hotplugged(self) -> None:
         """Read again the ranges where memory came or went."""
         if self._memory is None:
             return
-        walker = self._memory.walker
         for first, end in self._memory.take():
-            part = self._exact(partial(still_range, walker, self._touched, first, end))
-            self._writer.append("snapshots", part.table(self._n_snapshots))
-            self._n_snapshots += 1
+            self._taker.take_range(self._memory.walker, first, end)
             self._writer.note(self._manifest)
-
-    def _exact(self, read: Callable[[], S]) -> S:
-        """Read a snapshot with an eye on the changes that run meanwhile."""
-        self._meanwhile = Meanwhile(self._kernel)
-        self._meanwhile.add_chunks(self._rows.unclaimed_chunks)
-        self._drainer.watch(self._meanwhile)
-        try:
-            snapshot = read()
-        finally:
-            self._drainer.watch(None)
-        self._unstable += snapshot.n_unstable
-        return snapshot
-
-    def _touched(self) -> Touched:
-        """Changes seen since the snapshot began, after those that run now have ended."""
-        running = self._program.running_calls()
-        give_up = time.monotonic() + RUNNING_CALL_SECONDS
-        while running and time.monotonic() < give_up:
-            time.sleep(WAIT_SECONDS)
-            running &= self._program.running_calls()
-        # Calls that never end (their return was missed) are a loss of their own. A ring gives what lies before the first
-        # record that is still being written: what a call left behind another's is waited for.
-        self._drainer.drain()
-        while any(self._program.rings[name].used for name in ("change_ring", "array_ring")) and (
-            time.monotonic() < give_up
-        ):
-            time.sleep(WAIT_SECONDS)
-            self._drainer.drain()
-        return self._meanwhile.touched()
 
     def _never_returned(self) -> int:
         """Calls that have been inside the choke point for longer than any call takes: their return was missed."""
@@ -384,13 +370,7 @@ class Recorder:
 
     def _snapshot(self, moment: Moment) -> Snapshot | None:
         """Take one and save it; None where there are no page tables to read."""
-        walker = self._kernel.walker
-        snapshot = None
-        if walker:
-            outside = moment in (Moment.BEFORE_ATTACH, Moment.AFTER_DETACH)
-            snapshot = walk_once(walker) if outside else self._still(walker)
-            self._writer.append("snapshots", snapshot.table(self._n_snapshots, moment))
-            self._n_snapshots += 1
+        snapshot = self._taker.take(moment)
         if moment in (Moment.END, Moment.AFTER_DETACH):
             self._count()
         return snapshot

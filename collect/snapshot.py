@@ -31,6 +31,9 @@ __all__ = [
 
 U64 = npt.NDArray[np.uint64]
 MAX_ROUNDS = 64
+MAX_NS = 60 * 10**9
+"""A map that has not come to rest after so many rounds, or so long, is taken as it is, and what moved is counted."""
+
 GIG_FRAMES = 512
 
 
@@ -52,6 +55,7 @@ class Snapshot(NamedTuple):
         image: of the kernel image's mapping; image_ts_ns, image_ts_end_ns: when it was read.
         n_unstable: units that kept changing until the rounds ran out (their rows are not exact).
         n_rounds: times that something had to be read again.
+        n_again: 2M frames read again, each counted once.
     """
 
     leaves: Leaves
@@ -62,6 +66,7 @@ class Snapshot(NamedTuple):
     image_ts_end_ns: int
     n_unstable: int
     n_rounds: int
+    n_again: int
 
     def table(self, number: int, moment: Moment) -> pa.Table:
         """Rows of the table `snapshots`."""
@@ -81,26 +86,29 @@ class Snapshot(NamedTuple):
         return _counts_kb(self.leaves.level)
 
 
-def walk_once(walker: Walker) -> Snapshot:
-    """A single walk, for a moment at which changes are not recorded."""
+def walk_once(walker: Walker, go_on: Callable[[], object] | None = None) -> Snapshot:
+    """A single walk, for a moment at which changes are not recorded; `go_on` as for `still`."""
     begin = time.monotonic_ns()
-    leaves = walker.direct_map()
+    leaves = walker.direct_map(go_on)
     end = time.monotonic_ns()
     image = walker.kernel_image()
-    return Snapshot(leaves, _full(begin, leaves), _full(end, leaves), image, end, time.monotonic_ns(), 0, 0)
+    return Snapshot(leaves, _full(begin, leaves), _full(end, leaves), image, end, time.monotonic_ns(), 0, 0, 0)
 
 
-def still(walker: Walker, touched: Callable[[], Touched]) -> Snapshot:
+def still(walker: Walker, touched: Callable[[], Touched], go_on: Callable[[], object] | None = None) -> Snapshot:
     """A snapshot exact as of each piece's own time.
 
     Args:
         touched: drains the rings and returns every change seen since this call began. Must wait for the changes that
             were running when it was called.
+        go_on: called often while page tables are read, for what cannot wait until all are: a big host has a million.
     """
-    first = walk_once(walker)
+    first = walk_once(walker, go_on)
     window = (int(first.ts_ns[0]), int(first.ts_end_ns[0]))
-    leaves, begin, end, n_unstable, n_rounds = _until_still(walker, touched, first.leaves, window)
-    return first._replace(leaves=leaves, ts_ns=begin, ts_end_ns=end, n_unstable=n_unstable, n_rounds=n_rounds)
+    leaves, begin, end, n_unstable, n_rounds, n_again = _until_still(walker, touched, first.leaves, window)
+    return first._replace(
+        leaves=leaves, ts_ns=begin, ts_end_ns=end, n_unstable=n_unstable, n_rounds=n_rounds, n_again=n_again
+    )
 
 
 class RangeSnapshot(NamedTuple):
@@ -153,7 +161,7 @@ def still_range(walker: Walker, touched: Callable[[], Touched], first_pfn: int, 
     window_begin = time.monotonic_ns()
     read = walker.gigs(gigs)
     window = (window_begin, time.monotonic_ns())
-    leaves, begin, end, n_unstable, _ = _until_still(walker, touched, read, window)
+    leaves, begin, end, n_unstable, _, _ = _until_still(walker, touched, read, window)
     pages = np.array(LEAF_PAGES, np.uint64)[leaves.level]
     inside = (leaves.pfn >= np.uint64(first_pfn)) & (leaves.pfn + pages <= np.uint64(end_pfn))
     inside &= np.isin(leaves.pfn >> np.uint64(18), gigs)
@@ -163,21 +171,24 @@ def still_range(walker: Walker, touched: Callable[[], Touched], first_pfn: int, 
 
 def _until_still(
     walker: Walker, touched: Callable[[], Touched], leaves: Leaves, read: tuple[int, int]
-) -> tuple[Leaves, U64, U64, int, int]:
+) -> tuple[Leaves, U64, U64, int, int, int]:
     """Leaves read in the window `read`, with what changed meanwhile read again until nothing does.
 
-    Returns leaves, the times of each, units that never came to rest, and rounds.
+    Returns leaves, the times of each, units that never came to rest, rounds, and frames read again.
     """
     begin, end = _full(read[0], leaves), _full(read[1], leaves)
     window = np.array([read], np.uint64)
     # Units read last, with their windows: at first one window for all.
     units: U64 | None = None
-    for n_rounds in range(MAX_ROUNDS):
+    read_again = np.empty(0, np.uint64)
+    for n_rounds in range(MAX_ROUNDS + 1):
         again = _units_touched(touched(), leaves, units, window)
-        if len(again) == 0:
-            return leaves, begin, end, 0, n_rounds
+        tired = n_rounds == MAX_ROUNDS or int(window[:, 1].max()) - read[0] > MAX_NS
+        if len(again) == 0 or tired:
+            break
         leaves, begin, end, window, units = _read_again(walker, again, leaves, begin, end)
-    return leaves, begin, end, len(again), MAX_ROUNDS
+        read_again = np.union1d(read_again, units)
+    return leaves, begin, end, len(again), n_rounds, len(read_again)
 
 
 def _units_touched(changes: Touched, leaves: Leaves, units: U64 | None, window: npt.NDArray[np.uint64]) -> U64:
@@ -185,19 +196,23 @@ def _units_touched(changes: Touched, leaves: Leaves, units: U64 | None, window: 
 
     Where one 1G entry maps a frame, the first frame of its range stands for all 512: a split changes all of them.
     """
-    last = changes.pfn + np.maximum(changes.n_pages, np.uint64(1)) - np.uint64(1)
+    near = (changes.exit_ns >= window[:, 0].min()) & (changes.entry_ns <= window[:, 1].max())
+    entry_ns, exit_ns, pfn, n_pages = (column[near] for column in changes)
+    last = pfn + np.maximum(n_pages, np.uint64(1)) - np.uint64(1)
+    first_frame, last_frame = pfn >> np.uint64(9), last >> np.uint64(9)
     gig_leaves = leaves.pfn[leaves.level == Level.G1] >> np.uint64(18)
+    if units is None:  # one window, so each range of frames counts once, however often it changed
+        ranges = np.unique(np.column_stack([first_frame, last_frame]), axis=0)
+        first_frame, last_frame = ranges[:, 0], ranges[:, 1]
     found: list[U64] = []
-    first_frame, last_frame = changes.pfn >> np.uint64(9), last >> np.uint64(9)
-    for i in range(len(changes.pfn)):  # few: the changes of a moment
+    for i in range(len(first_frame)):  # few: the changes of a moment
         frames = np.arange(int(first_frame[i]), int(last_frame[i]) + 1, dtype=np.uint64)
         in_gig = np.isin(frames >> np.uint64(9), gig_leaves)
         frames = np.where(in_gig, frames & ~np.uint64(GIG_FRAMES - 1), frames)
-        overlap = (changes.exit_ns[i] >= window[:, 0]) & (changes.entry_ns[i] <= window[:, 1])
         if units is None:
-            if overlap[0]:
-                found.append(frames)
+            found.append(frames)
         else:
+            overlap = (exit_ns[i] >= window[:, 0]) & (entry_ns[i] <= window[:, 1])
             found.append(units[np.isin(units, frames) & overlap])
     return np.unique(np.concatenate(found)) if found else np.empty(0, np.uint64)
 

@@ -8,7 +8,7 @@ Example::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,16 @@ class Trace:
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table, or the named columns of it, in the order of its segments. Raises TraceError."""
-        wanted = list(columns) if columns is not None else TABLES[name].names
-        parts = [_read_segment(self.path / s["file"], name, s, wanted) for s in self.manifest["tables"][name]]
+        parts = list(self.parts(name, columns))
         if not parts:
-            return empty_table(name).select(wanted)
+            return empty_table(name).select(list(columns) if columns is not None else TABLES[name].names)
         return pa.concat_tables(parts).combine_chunks()
+
+    def parts(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """As `table`, one segment after the other: what is not kept takes no memory. Raises TraceError."""
+        wanted = list(columns) if columns is not None else TABLES[name].names
+        for segment in self.manifest["tables"][name]:
+            yield _read_segment(self.path / segment["file"], name, segment, wanted)
 
 
 def open_trace(directory: Path | str) -> Trace:

@@ -27,12 +27,13 @@ TASKS = (
 )
 
 
-def write_trace(directory: Path, seed: int, *, scale: float = 1.0, kernel_style: str = "6.1") -> Path:
+def write_trace(directory: Path, seed: int, *, scale: float = 1.0, kernel_style: str = "6.1", between: int = 0) -> Path:
     """Write a whole trace of a synthetic machine to `directory` (made, must be empty); returns it.
 
     Args:
         seed: the same seed gives the same trace.
         scale: 1 makes some 3,000 changes in a second; small values (0.02) make traces of a few dozen.
+        between: snapshots taken while it runs, by turns REQUEST and PERIODIC.
         kernel_style: "5.10" (no packs, no secretmem, no counters of splits in vmstat) or "6.1".
     """
     m = Machine(seed, kernel_style)
@@ -64,13 +65,16 @@ def write_trace(directory: Path, seed: int, *, scale: float = 1.0, kernel_style:
     _run(m, running, until=m.snapshot(Moment.START, 1))
     _run(m, [users.starved(m, TASKS[4], 3 * GIGA)])
     m.open.append((3 * GIGA, 4 * GIGA))
+    for i in range(between):
+        _run(m, running, most=max(1, int(1500 * scale / between)))
+        _run(m, running, until=m.snapshot(Moment.PERIODIC if i % 2 else Moment.REQUEST, 2 + i))
     _run(m, running, most=int(3000 * scale))
     _run(m, [*running, bpf(m, COLLECTOR)], leave=1)
     ended = m.tick()
-    _run(m, running, until=m.snapshot(Moment.END, 2))
+    _run(m, running, until=m.snapshot(Moment.END, 2 + between))
     m.counters()
     _run(m, [*running, bpf(m, COLLECTOR)])
-    _run(m, [m.snapshot(Moment.AFTER_DETACH, 3)])
+    _run(m, [m.snapshot(Moment.AFTER_DETACH, 3 + between)])
     manifest = {
         "ts_start_ns": started,
         "ts_end_ns": ended,

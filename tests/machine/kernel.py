@@ -274,6 +274,10 @@ class Machine:
         for _, ts, runs in pieces.values():
             self._snapshot_rows(moment, number, Space.DIRECT_MAP, ts, runs)
         self._snapshot_rows(moment, number, Space.KERNEL_IMAGE, self.now_ns, self.image.runs(IMAGE[0], IMAGE[1]))
+        if moment in (Moment.PERIODIC, Moment.REQUEST):
+            told = {"": number, "_rounds": int(bool(again)), "_frames_again": len(again), "_frames_unstable": 0}
+            for name, value in told.items():
+                self.recorder.counter(self.now_ns, f"recorder/snapshot{name}", value)
         self.frozen = False
 
     def _snapshot_rows(

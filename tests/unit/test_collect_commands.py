@@ -182,7 +182,7 @@ def kcore(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of two 2M leaves and one page, in two zones."""
     leaves = Leaves(np.array([0, 512, 1024], np.uint64), np.array([2, 2, 1], np.uint8), np.full(3, 3, np.uint64))
     none = Leaves(*(column[:0] for column in leaves))
-    walker = namedtuple("walker", ["direct_map", "kernel_image"])(lambda: leaves, lambda: none)
+    walker = namedtuple("walker", ["direct_map", "kernel_image"])(lambda between: leaves, lambda: none)
     monkeypatch.setattr("collect.kcore.Kcore", lambda: None)
     monkeypatch.setattr("collect.kallsyms.Kallsyms", lambda: None)
     monkeypatch.setattr("collect.host.physical_mask", lambda kcore, symbols: 0)

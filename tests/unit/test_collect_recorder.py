@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +16,14 @@ import pytest
 from collect.command import Command, Interrupts
 from collect.drainer import Drainer
 from collect.errors import HostError
+from collect.live import Status
 from collect.meanwhile import Meanwhile
+from collect.moments import Moments
 from collect.options import Options
 from collect.recorder import Recorder
 from collect.records import ARRAY, CHANGE, CHUNK, PAGE_EVENT
-from collect.schema import ChangeKind, Cpa
+from collect.schema import ChangeKind, Cpa, Moment
+from collect.snapshot_taker import SnapshotTaker
 
 PAGE_OFFSET, VMEMMAP, MAX_PFN = 0xFFFF_9000_4000_0000, 0xFFFF_EA00_0000_0000, 1 << 20
 KERNEL: Any = SimpleNamespace(page_offset=PAGE_OFFSET, vmemmap=VMEMMAP, memory={"max_pfn": MAX_PFN})
@@ -60,14 +65,24 @@ def records(dtype: np.dtype[np.void], rows: list[dict[str, Any]]) -> np.ndarray:
 
 
 def recorder(program: Program) -> Recorder:
-    """One that stands in the middle of a snapshot; nothing is drained but by its asking."""
+    """One that records; nothing is drained but by its asking."""
     made = Recorder.__new__(Recorder)
     made._program = program  # type: ignore[assignment]
     made._kernel = KERNEL
     made._drainer = Drainer(program)  # type: ignore[arg-type]
+    made._moments = Moments()
+    made._command = made._memory = None
+    made._recording, made._begin = True, time.monotonic()
+    made._status = Status()
+    return made
+
+
+def taker(program: Program, go_on: Callable[[], object] = lambda: None) -> SnapshotTaker:
+    """One that stands in the middle of a snapshot; nothing is drained but by its asking."""
+    made = SnapshotTaker(KERNEL, *[SimpleNamespace()] * 2, go_on)  # type: ignore[arg-type]
+    made.attached(program, Drainer(program))  # type: ignore[arg-type]
     made._meanwhile = Meanwhile(KERNEL)
     made._drainer.watch(made._meanwhile)
-    made._command = made._memory = None
     return made
 
 
@@ -75,8 +90,8 @@ def change(address: int, n_pages: int = 1, **values: int) -> dict[str, Any]:
     return {"ts": 10, "end": 20, "address": address, "n_pages": n_pages} | values
 
 
-def touched(made: Recorder) -> list[tuple[int, int, int, int]]:
-    return sorted(zip(*(column.tolist() for column in made._touched()), strict=True))
+def touched(made: SnapshotTaker) -> list[tuple[int, int, int, int]]:
+    return sorted(zip(*(column.tolist() for column in made.touched()), strict=True))
 
 
 # --- changes while a snapshot is read --------------------------------------------------------------------------------
@@ -90,13 +105,13 @@ def test_changes_of_the_direct_map_touch_it_and_others_do_not() -> None:
         change(0xFFFF_FFFF_8100_0000),
         change(PAGE_OFFSET, ts=30, end=40),
     ]
-    assert touched(recorder(Program((changes, [])))) == [(10, 20, 5, 3), (30, 40, 0, 1)]
+    assert touched(taker(Program((changes, [])))) == [(10, 20, 5, 3), (30, 40, 0, 1)]
 
 
 def test_memory_that_comes_meanwhile_is_touched_and_what_is_changed_in_it() -> None:
     came = change(PAGE_OFFSET + (MAX_PFN << 12), 512, kind=int(ChangeKind.HOTPLUG_ADD))
     inside, beyond = (change(PAGE_OFFSET + (pfn << 12)) for pfn in (MAX_PFN + 7, MAX_PFN + 512))
-    assert touched(recorder(Program(([came, inside, beyond], [])))) == [
+    assert touched(taker(Program(([came, inside, beyond], [])))) == [
         (10, 20, MAX_PFN, 512),
         (10, 20, MAX_PFN + 7, 1),
     ]
@@ -108,13 +123,13 @@ def test_a_pages_array_touches_each_of_its_pages() -> None:
     pages = [VMEMMAP + 64 * (7 + 2 * i) for i in range(n)] + [0xDEAD] * (2 * CHUNK - n)
     chunks = [{"call_id": 3, "chunk": i, "page": pages[i * CHUNK :][:CHUNK]} for i in (1, 0)]
     other = {"call_id": 4, "chunk": 0, "page": [VMEMMAP] * CHUNK}
-    assert touched(recorder(Program(([call], [*chunks, other])))) == [(10, 20, 7 + 2 * i, 1) for i in range(n)]
+    assert touched(taker(Program(([call], [*chunks, other])))) == [(10, 20, 7 + 2 * i, 1) for i in range(n)]
 
 
 def test_chunks_drained_before_the_snapshot_began_belong_to_a_call_that_ends_in_it() -> None:
     call = change(PAGE_OFFSET + (7 << 12), 1, flags=int(Cpa.PAGES_ARRAY), call_id=3)
     chunk = {"call_id": 3, "chunk": 0, "page": [VMEMMAP + 64 * 7] * CHUNK}
-    made = recorder(Program(([], [chunk]), ([call], [])))
+    made = taker(Program(([], [chunk]), ([call], [])))
     made._drainer.watch(None)
     made._drainer.drain()
     made._drainer.watch(made._meanwhile)
@@ -122,7 +137,7 @@ def test_chunks_drained_before_the_snapshot_began_belong_to_a_call_that_ends_in_
 
 
 def test_all_that_was_seen_since_the_snapshot_began_is_told_each_time() -> None:
-    made = recorder(Program(([change(PAGE_OFFSET)], []), ([], []), ([change(PAGE_OFFSET + 4096)], [])))
+    made = taker(Program(([change(PAGE_OFFSET)], []), ([], []), ([change(PAGE_OFFSET + 4096)], [])))
     assert [len(touched(made)) for _ in range(3)] == [1, 1, 2]
     assert sum(len(part) for part in made._drainer.take()["change_ring"]) == 2, "and none is kept from the rows"
 
@@ -130,8 +145,15 @@ def test_all_that_was_seen_since_the_snapshot_began_is_told_each_time() -> None:
 def test_it_waits_for_the_calls_that_run() -> None:
     program = Program(([change(PAGE_OFFSET)], []))
     program.running = {1: 2, 2: 5}
-    assert len(touched(recorder(program))) == 1
+    assert len(touched(taker(program))) == 1
     assert program.running == {} and program.drains_while_running == 0
+
+
+def test_the_recording_goes_on_while_it_waits_for_calls() -> None:
+    program, went_on = Program(), []
+    program.running = {1: 6}
+    touched(taker(program, lambda: went_on.append(program.running.get(1))))
+    assert went_on == [5, 4, 3, 2, 1, None]
 
 
 # --- draining beside the rows ----------------------------------------------------------------------------------------
@@ -203,20 +225,57 @@ def idle(monkeypatch: pytest.MonkeyPatch, command: list[str] | None = None) -> R
 
 
 def test_it_records_as_long_as_the_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert idle(monkeypatch, ["sh", "-c", "exit 3"])._record(None, Interrupts(), 0.0) == 3
+    assert idle(monkeypatch, ["sh", "-c", "exit 3"])._record(None, Interrupts()) == 3
 
 
 def test_time_over_ends_the_command_too(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
-    assert idle(monkeypatch, ["sleep", "60"])._record(0.1, Interrupts(), 0.0) == -15
+    assert idle(monkeypatch, ["sleep", "60"])._record(0.1, Interrupts()) == -15
     assert 0.1 <= time.monotonic() - begin < 20
 
 
 def test_without_a_command_only_time_or_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert idle(monkeypatch)._record(0.05, Interrupts(), 0.0) is None
+    assert idle(monkeypatch)._record(0.05, Interrupts()) is None
     stopped = Interrupts()
     stopped.seen = True
-    assert idle(monkeypatch)._record(None, stopped, 0.0) is None
+    assert idle(monkeypatch)._record(None, stopped) is None
+
+
+def test_snapshots_are_taken_when_due_and_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = idle(monkeypatch)
+    taken: list[tuple[float, Moment]] = []
+    begin = time.monotonic()
+
+    def take(self: Recorder, moment: Moment) -> None:
+        taken.append((time.monotonic() - begin, moment))
+        if len(taken) == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Recorder, "_snapshot_between", take)
+    made._moments = Moments(0.25)
+    with made._moments:
+        made._record(0.9, Interrupts())
+    assert [moment for _, moment in taken] == [Moment.PERIODIC, Moment.REQUEST, Moment.PERIODIC, Moment.PERIODIC]
+    assert all(
+        when >= 0.25 * n for n, when in enumerate((when for when, moment in taken if moment == Moment.PERIODIC), 1)
+    )
+
+
+def test_ticks_go_on_while_a_snapshot_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that takes three seconds is not a second without counters or saving."""
+    made = idle(monkeypatch)
+    ticks: list[float] = []
+    monkeypatch.setattr(Recorder, "_tick", lambda self: ticks.append(time.monotonic()))
+    monkeypatch.setattr("collect.recorder.TICK_SECONDS", 0.05)
+    made._next_tick = time.monotonic()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        made._go_on()
+    assert len(ticks) >= 8
+    made._recording = False
+    n = len(ticks)
+    time.sleep(0.1)
+    assert made._go_on() is False and len(ticks) == n, "nothing is saved before the start snapshot is"
 
 
 def test_a_recording_that_is_refused_leaves_no_waiting_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -243,7 +302,7 @@ def test_what_lies_behind_a_record_that_is_being_written_is_waited_for() -> None
     program = Program(([], []), ([change(PAGE_OFFSET)], []))
     waits = property(lambda self: 64 if program.left else 0)
     program.rings["change_ring"] = type("Ring", (), {"used": waits, "size": 1 << 20})()
-    assert len(touched(recorder(program))) == 1
+    assert len(touched(taker(program))) == 1
 
 
 @pytest.mark.parametrize("days", [1, 207, 220, 900])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from collect import snapshot
 from collect.pagetables import Leaves
 from collect.schema import LEAF_PAGES, TABLES, Level, Moment, Space
-from collect.snapshot import MAX_ROUNDS, Snapshot, Touched, still, still_range, walk_once
+from collect.snapshot import MAX_NS, MAX_ROUNDS, Snapshot, Touched, still, still_range, walk_once
 
 U64 = np.uint64
 FRAMES = 512
@@ -82,7 +82,7 @@ class Machine:
         self.changes.append(change)
         self._pending.insert(0, change)
 
-    def direct_map(self) -> Leaves:
+    def direct_map(self, between: Callable[[], object] | None = None) -> Leaves:
         return self._walk("whole", 0, range(N_GIGS * FRAMES))
 
     def gigs(self, gigs: np.ndarray) -> Leaves:
@@ -154,7 +154,7 @@ def test_nothing_is_read_twice_while_nothing_changes(clock: Callable[[Machine], 
     clock(machine)
     taken = still(machine, machine.touched)  # type: ignore[arg-type]
     assert machine.reads == [("whole", 0)]
-    assert (taken.n_rounds, taken.n_unstable) == (0, 0)
+    assert (taken.n_rounds, taken.n_again, taken.n_unstable) == (0, 0, 0)
     assert len(taken.leaves.pfn) == 510 + 200 + 1
     assert set(taken.ts_ns.tolist()) == {1001}
     assert len(set(taken.ts_end_ns.tolist())) == 1
@@ -172,7 +172,7 @@ def test_exactly_the_frame_that_changed_meanwhile_is_read_again(clock: Callable[
     clock(machine)
     taken = still(machine, machine.touched)  # type: ignore[arg-type]
     assert machine.reads == [("whole", 0), ("frame", 3)]
-    assert taken.n_rounds == 1
+    assert (taken.n_rounds, taken.n_again) == (1, 1)
     assert at(taken, 3 * 512 + 7)[:2] == (Level.K4, 99)
     mine = taken.leaves.pfn >> U64(9) == U64(3)
     assert mine.sum() == 512
@@ -226,6 +226,7 @@ def test_a_gigabyte_that_came_apart_is_watched_in_all_its_frames(clock: Callable
     machine.on_read = lambda kind, number: machine.change_now(pfns.pop(kind)) if kind in pfns else None
     taken = still(machine, machine.touched)  # type: ignore[arg-type]
     assert machine.reads == [("whole", 0), ("gig", 1), ("frame", FRAMES + 200)]
+    assert (taken.n_rounds, taken.n_again) == (2, FRAMES)
     assert at(taken, (FRAMES + 200) * 512 + 1)[:2] == (Level.K4, 77)
     assert taken.n_unstable == 0
 
@@ -251,7 +252,7 @@ def test_it_goes_on_until_nothing_changes_meanwhile(clock: Callable[[Machine], N
     machine.on_read = lambda kind, number: machine.change_now(9 * 512, attrs=left.pop()) if left else None
     taken = still(machine, machine.touched)  # type: ignore[arg-type]
     assert machine.reads == [("whole", 0)] + 3 * [("frame", 9)]
-    assert (taken.n_rounds, taken.n_unstable) == (3, 0)
+    assert (taken.n_rounds, taken.n_again, taken.n_unstable) == (3, 1, 0), "one frame, three times"
     assert at(taken, 9 * 512)[:2] == (Level.K4, 3)
 
 
@@ -266,8 +267,22 @@ def test_what_never_rests_is_counted(clock: Callable[[Machine], None]) -> None:
     machine.on_read = churn
     taken = still(machine, machine.touched)  # type: ignore[arg-type]
     assert taken.n_unstable == 2
-    assert taken.n_rounds == MAX_ROUNDS
+    assert (taken.n_rounds, taken.n_again) == (MAX_ROUNDS, 2)
     assert len(machine.reads) == 1 + 2 * MAX_ROUNDS
+
+
+def test_it_ends_though_every_round_takes_long(clock: Callable[[Machine], None]) -> None:
+    machine = Machine(fresh())
+    clock(machine)
+
+    def slow(kind: str, number: int) -> None:
+        machine.now += 7 * 10**9
+        machine.change_now(9 * 512, attrs=100 + len(machine.reads))
+
+    machine.on_read = slow
+    taken = still(machine, machine.touched)  # type: ignore[arg-type]
+    assert taken.n_unstable == 1
+    assert taken.n_rounds == MAX_NS // (7 * 10**9)
 
 
 changes = st.lists(

@@ -20,6 +20,7 @@ LOADS = {
     "system": machine.Needs(),
     "quiet": machine.Needs(),
     "counted": machine.Needs(),
+    "moments": machine.Needs(),
     "drm": machine.Needs(),
     "decoy": machine.Needs(monitor=True, cpu="vendor=GenuineIntel"),
     "kexec": machine.Needs(vmlinuz=True),
