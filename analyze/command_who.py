@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
 from analyze.terminal import clean, counted
+from analyze.who_text import cause_text, records
 from collect.schema import HUGE_FRAME_PAGES
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from analyze.verify import Verification
     from analyze.who import Who
 
-__all__ = ["add_to", "exactness"]
+__all__ = ["add_to"]
 
 COLUMNS = 79
 TOP = 10
 AXES = ("user", "name", "process", "stack", "region")
-
-_WHO = {"collector": "our recorder", "before": "(before)"}
 
 
 def add_to(commands: Subparsers) -> None:
@@ -39,39 +35,26 @@ def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
     from analyze.causes import By
     from analyze.reconstruct import rebuild
+    from analyze.trust import trust
     from analyze.verify import verify
     from analyze.who import to_json, who
     from collect.trace import open_trace
 
     trace = open_trace(options.directory)
     rebuilt = rebuild(trace)
-    verified = verify(trace, rebuilt)
+    believed = trust(verify(trace, rebuilt))
     found = who(rebuilt, attribute(trace, rebuilt), By(options.by))
     start_ns = trace.manifest["ts_start_ns"]
     if options.json:
-        print(json.dumps({"state": exactness(verified), **to_json(found, start_ns)}, indent=1, allow_nan=False))
+        print(json.dumps({"trust": believed.to_json(), **to_json(found, start_ns)}, indent=1, allow_nan=False))
         return 0
     release = clean(trace.manifest["kernel"].get("release", "?"), 30)
     head = [f"{clean(options.directory.absolute().name, 40)}, Linux {release}, at the end of the recording"]
-    head += [f"  state    {exactness(verified)['words']}"]
+    head += [f"  state    {believed.map}", f"  who      {believed.who}"]
     if trace.manifest["cpu"].get("emulated"):
-        head.append("  times    of an emulated CPU: which came first is real, how long it took is not")
+        head.append("  times    of an emulated CPU: their order is real, their length is not")
     print("\n".join(line[:COLUMNS].rstrip() for line in [*head, *_lines(found, start_ns, max(options.top, 0))]))
     return 0
-
-
-def exactness(verified: Verification) -> dict[str, object]:
-    """How far to believe what is said of a state: exact, and in words."""
-    difference = verified.difference
-    if verified.exact and difference is not None:
-        words = f"exact: {difference.pages:,} pages compared with the page tables (verify)"
-    elif verified.lost_events:
-        words = f"IN DOUBT: {counted(verified.lost_events, 'event')} lost; splits are a lower bound (see verify)"
-    elif difference is None:
-        words = "not checked: no end snapshot to compare with (see verify)"
-    else:
-        words = f"IN DOUBT: {difference.level + difference.attributes:,} pages differ, not exact (see verify)"
-    return {"exact": verified.exact, "lost_events": verified.lost_events, "words": words}
 
 
 def _lines(found: Who, start_ns: int, top: int) -> list[str]:
@@ -84,10 +67,6 @@ def _lines(found: Who, start_ns: int, top: int) -> list[str]:
     ]
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
 def _split_lines(found: Who, top: int) -> list[str]:
     table = found.split_by
     own, others = table[table["group"] == "own"], table[table["group"] != "own"]
@@ -96,7 +75,7 @@ def _split_lines(found: Who, top: int) -> list[str]:
         f"Split while recording: {int(table['n_2m'].sum()):,} entries of 2M, {int(table['n_1g'].sum()):,} of 1G",
         "     2M    1G  split now  by",
     ]
-    for row in _records(others.head(top)):
+    for row in records(others.head(top)):
         counts = f"  {row['n_2m']:>5,} {row['n_1g']:>5,}      {row['still']:>5,}"
         lines.append(f"{counts}  {cause_text(row['user'], row['cause'], 50)}")
     for part, who in (
@@ -129,7 +108,7 @@ def _cause_lines(found: Who, start_ns: int, top: int) -> list[str]:
     lines = ["", "Who keeps frames split (a page goes to the change that touched it last)"]
     lines.append("  frames  alone   pages  since s  who")
     others = found.causes[found.causes["group"] != "own"]
-    for row in _records(others.head(top)):
+    for row in records(others.head(top)):
         since = f"{(row['since_ns'] - start_ns) / 1e9:.1f}" if row["since_ns"] >= 0 else "before"
         who = cause_text(row["user"], row["cause"], 42)
         lines.append(f"  {row['frames']:>6,} {row['alone_frames']:>6,} {row['pages']:>7,} {since:>8}  {who}")
@@ -145,8 +124,8 @@ def _healing_lines(found: Who, top: int) -> list[str]:
     lines = ["", "What would heal most if it went away, one after the other (greedy)"]
     if found.own_first:
         lines.append(f"  {'':>6}  first our recorder, which keeps {counted(found.own_first, 'frame')} alone")
-    for step in _records(steps.head(top)):
-        causes = _records(found.causes.iloc[list(step["causes"])])
+    for step in records(steps.head(top)):
+        causes = records(found.causes.iloc[list(step["causes"])])
         pages = int(step["pages"])
         this, verb = ("this", "keeps") if pages == 1 else ("these", "keep")
         said = f"{this} {counted(pages, 'page')} {verb} {counted(int(step['healed']), 'frame')} in 4K"
@@ -201,17 +180,6 @@ def _scatter_lines(found: Who) -> list[str]:
     for user, part in found.scatter_by_user.items():
         lines.append(
             f"  {part.pages:>6,} {part.frames:>7,} {part.least:>7,} {part.gigas:>3,} {part.median:>7.1f} {part.most:>5,}"
-            f"  {_WHO.get(user, ascii_only(user))}"
+            f"  {cause_text(user, '', 30)}"
         )
     return lines
-
-
-def cause_text(user: object, cause: object, most: int) -> str:
-    """User and cause in at most `most` printable ASCII characters."""
-    text = f"{_WHO.get(str(user), str(user))} {ascii_only(cause)}".strip()
-    return text if len(text) <= most else text[: max(most, 12) - 2] + ".."
-
-
-def ascii_only(text: object) -> str:
-    """Text from a trace as printable ASCII."""
-    return clean(text, 400).encode("ascii", "replace").decode()
