@@ -16,7 +16,7 @@ import pandas as pd
 from analyze.before_start import BEFORE
 from analyze.keepers import Makers, keepers
 from analyze.reconstruct import Rebuild
-from analyze.region_owners import NO_REGION, RegionOwners
+from analyze.region_owners import KIND_NAMES, NO_REGION, RegionOwners
 from analyze.stacks import Stacks
 from analyze.users import SYMBOLS, USER_NAMES, User
 from collect.errors import TraceError
@@ -39,7 +39,8 @@ class Attribution:
         change_stack: uint32 per row: the stack of that call; 0 for none.
         change_name: object per row: module or program whose memory it changed, "" where not known.
         splits: `Rebuild.splits` and user (name), comm, pid, tgid, stack_id, name, for_comm and for_tgid (the process that
-            asked for the region behind it, where a kworker or another process made the change; else the same).
+            asked for the region behind it, where a kworker or another process made the change; else the same),
+            region_id, region_kind (0 and "" where none is known).
         special, frames: pages that keep frames split at the end, and those frames (`analyze.keepers.keepers`).
         makers: what `keepers` needs to say the same of another moment.
         stacks: the stacks of the trace.
@@ -149,10 +150,12 @@ def _splits(rebuilt: Rebuild, makers: Makers, region: npt.NDArray[np.int64]) -> 
     columns, owners = rebuilt.changes.columns, makers.owners
     comm, tgid = makers.comm(columns["comm_id"][rows]), columns["tgid"][rows]
     for_comm, for_tgid = comm.copy(), tgid.copy()
+    region_id, region_kind = np.zeros(len(rows), np.uint64), np.full(len(rows), "", object)
     known = region[rows] != NO_REGION
     if known.any():
-        for_comm[known] = makers.comm(owners.comm_id[region[rows][known]])
-        for_tgid[known] = owners.tgid[region[rows][known]]
+        owner = owners.owner(region[rows][known])
+        for_comm[known], for_tgid[known] = makers.comm(owners.comm_id[owner]), owners.tgid[owner]
+        region_id[known], region_kind[known] = owners.region_id[owner], KIND_NAMES[owners.kind[owner]]
     return rebuilt.splits.assign(
         user=np.array(USER_NAMES, object)[makers.user[rows]],
         comm=comm,
@@ -162,4 +165,6 @@ def _splits(rebuilt: Rebuild, makers: Makers, region: npt.NDArray[np.int64]) -> 
         name=makers.name[rows],
         for_comm=for_comm,
         for_tgid=for_tgid,
+        region_id=region_id,
+        region_kind=region_kind,
     )

@@ -11,10 +11,9 @@ import pandas as pd
 from analyze.before_start import ATTACHING, BEFORE, names_before, split_while_attaching
 from analyze.directmap import DirectMap
 from analyze.reconstruct import Rebuild
-from analyze.region_owners import NO_REGION, RegionOwners
+from analyze.region_owners import KIND_NAMES, NO_REGION, RegionOwners
 from analyze.special_pages import END_NS, special_frames, special_pages
 from analyze.users import USER_NAMES, User
-from collect.schema import RegionKind
 
 __all__ = ["NOT_KNOWN_NS", "Makers", "keepers"]
 
@@ -22,8 +21,6 @@ NOT_KNOWN_NS = -1
 """In place of a time that is not known, or has not come."""
 
 _USERS = np.array(USER_NAMES, object)
-_KINDS = np.full(256, "", object)
-_KINDS[[int(kind) for kind in RegionKind]] = [kind.name.lower() for kind in RegionKind]
 
 
 @dataclass
@@ -84,7 +81,7 @@ def keepers(
     there = backing != NO_REGION
     region = backing.copy()
     if there.any():
-        region[there] = np.where(owners.asked[backing[there]] >= 0, owners.asked[backing[there]], backing[there])
+        region[there] = owners.owner(backing[there])
     user, name = makers.users(row), np.full(len(row), "", object)
     name[made] = makers.name[row[made]]
     comm, tgid = np.full(len(row), "", object), np.zeros(len(row), np.uint32)
@@ -131,7 +128,11 @@ def _regions(
     )
     if there.any():
         at = region[there]
-        region_id[there], kind[there], since[there] = owners.region_id[at], _KINDS[owners.kind[at]], owners.since_ns[at]
+        region_id[there], kind[there], since[there] = (
+            owners.region_id[at],
+            KIND_NAMES[owners.kind[at]],
+            owners.since_ns[at],
+        )
         gone = owners.freed_ns[at]
         freed[there] = np.where(gone <= ts_ns, gone, NOT_KNOWN_NS)
         shared = owners.shared[backing[there]]

@@ -15,7 +15,12 @@ from collect.errors import TraceError
 from collect.schema import RegionEvent, RegionKind, Tier
 from collect.trace import Trace
 
-__all__ = ["NEVER", "NO_REGION", "RegionOwners"]
+__all__ = ["KIND_NAMES", "NEVER", "NO_REGION", "RegionOwners"]
+
+KIND_NAMES = np.full(256, "", object)
+"""Name of each `RegionKind`, lower case; "" for other codes."""
+for _kind in RegionKind:
+    KIND_NAMES[_kind] = _kind.name.lower()
 
 NO_REGION = -1
 
@@ -113,6 +118,11 @@ class RegionOwners:
         held = (found == NO_REGION) & (late != NO_REGION)
         held[held] = touched_ns[held] <= self.freed_ns[late[held]]
         return np.where(held, late, found), np.where(held, late_within, within)
+
+    def owner(self, region: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """What was asked for and lies behind each region, or the region itself where that is not known or shared."""
+        asked = self.asked[region] if len(region) else region
+        return np.where(asked != NO_REGION, asked, region)
 
     def sharers(
         self, region: npt.NDArray[np.int64], within: npt.NDArray[np.int64], ts_ns: int

@@ -65,14 +65,19 @@ def special_frames(
     """Each 2M frame that is split at the end, or in `state` at `until_ns`.
 
     Columns: frame, pfn, n_special (residue not counted), n_residue, n_holes (pages without an entry: memory ends there),
-    live (n_special > 0), split_row (the change that split it last; -1: before START).
+    alike (all 512 pages hold the same, accessed and dirty apart: one entry could map them), live (n_special > 0),
+    split_row (the change that split it last; -1: before START).
     """
     state = state or rebuilt.final
     frames = state.split_frames()
     held = special.groupby("frame")["residue"].agg(["size", "sum"]).reindex(frames, fill_value=0)
     residue = held["sum"].to_numpy(np.int64)
     n_special = held["size"].to_numpy(np.int64) - residue
-    holes = [(state.pages_of(frames[i : i + _BATCH]) == 0).sum(axis=1) for i in range(0, len(frames), _BATCH)]
+    n_holes, alike = np.zeros(len(frames), np.int64), np.zeros(len(frames), np.bool_)
+    for i in range(0, len(frames), _BATCH):
+        pages = state.pages_of(frames[i : i + _BATCH])
+        n_holes[i : i + _BATCH] = (pages == 0).sum(axis=1)
+        alike[i : i + _BATCH] = ((pages ^ pages[:, :1]) & _SOFT == 0).all(axis=1)
     splits = _splits_of_2m(rebuilt, until_ns)
     last = splits.assign(frame=splits["pfn"] // FRAME).drop_duplicates("frame", keep="last").set_index("frame")["row"]
     return pd.DataFrame(
@@ -81,7 +86,8 @@ def special_frames(
             "pfn": frames * FRAME,
             "n_special": n_special,
             "n_residue": residue,
-            "n_holes": np.concatenate(holes).astype(np.int64) if holes else np.empty(0, np.int64),
+            "n_holes": n_holes,
+            "alike": alike,
             "live": n_special > 0,
             "split_row": last.reindex(frames, fill_value=-1).to_numpy(np.int64),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,6 +14,11 @@ from collect.trace import Trace
 __all__ = ["Stacks", "symbol"]
 
 MAX_STACK_ID = 1 << 26
+
+MAX_LANDMARKS = 4
+
+_INNER = re.compile(r"(__)?change_page_attr|bpf_trampoline|bpf_prog_[0-9a-f]{16}|__bpf_prog_e|ftrace_trampoline|0x")
+"""What the choke point and the recorder's own probe put into every stack."""
 
 
 def symbol(frame: str) -> str:
@@ -38,6 +44,12 @@ class Stacks:
     def frames(self, stack_id: int) -> list[str]:
         """Frames innermost first, as recorded; empty for 0 or an unknown id."""
         return self._frames.get(int(stack_id), [])
+
+    def landmarks(self, stack_id: int) -> list[str]:
+        """The functions that tell where a change came from, innermost first: the API, and who called it."""
+        symbols = self.symbols.get(int(stack_id), [])
+        telling = [name for name in symbols if not _INNER.match(name)] or symbols
+        return [name for i, name in enumerate(telling) if i == 0 or name != telling[i - 1]][:MAX_LANDMARKS]
 
     def having(self, names: Iterable[str]) -> npt.NDArray[np.bool_]:
         """By stack id: does the stack hold one of these symbols?"""

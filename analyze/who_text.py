@@ -1,0 +1,30 @@
+"""Causes and tables of them as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from analyze.terminal import clean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ascii_only", "cause_text", "records"]
+
+_WHO = {"collector": "our recorder", "before": "(before)"}
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as dicts of plain values."""
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def cause_text(user: object, cause: object, most: int) -> str:
+    """User and cause in at most `most` printable ASCII characters."""
+    text = f"{_WHO.get(str(user), str(user))} {ascii_only(cause)}".strip()
+    return text if len(text) <= most else text[: max(most, 12) - 2] + ".."
+
+
+def ascii_only(text: object) -> str:
+    """Text from a trace as printable ASCII."""
+    return clean(text, 400).encode("ascii", "replace").decode()
