@@ -11,7 +11,7 @@ from analyze.reconstruct import Rebuild, rebuild
 from analyze.verify import verify
 from collect.trace import Trace, open_trace
 
-__all__ = ["Analysis", "analyse"]
+__all__ = ["Analysis", "analyse", "analyse_trace"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Analysis:
 
 def analyse(trace_dir: Path) -> Analysis:
     """Open, rebuild, verify and attribute a trace. Raises TraceError."""
-    trace = open_trace(trace_dir)
+    return analyse_trace(open_trace(trace_dir))
+
+
+def analyse_trace(trace: Trace) -> Analysis:
+    """Rebuild, verify and attribute an opened trace. Raises TraceError."""
     rebuilt = rebuild(trace)
     return Analysis(trace, rebuilt, verify(trace, rebuilt).to_json(), attribute(trace, rebuilt))

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.doubts import warnings
+from analyze.losses import Doubt
 from analyze.terminal import clean
 from collect.errors import TraceError
 from collect.schema import TABLES
@@ -67,6 +69,7 @@ def _lines(trace: Trace) -> list[str]:
     missing = [probe for probe in listed if isinstance(probe, dict)] if isinstance(listed, list) else []
     lost = {name: n for name, n in manifest["losses"].items() if n}
     lines = [
+        *warnings(trace, ~Doubt(0)),
         f"kernel     {clean(kernel.get('release', '?'))}",
         f"machine    {clean(cpu.get('model', '?'), 40)}{emulated}",
         f"memory     {ram / 2**30:.1f} GiB in {len(memory['ranges'])} ranges, {memory['paging_levels']} paging levels",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import pandas as pd
 
 from analyze.analysis import Analysis
@@ -13,9 +10,10 @@ from analyze.page import NO_NAME, StackView, UserRow, UserView, plain
 from analyze.plots_style import USERS
 from analyze.report_words import number
 from analyze.report_words import splits as splits_text
+from analyze.stacks import landmarks
 from collect.schema import Level
 
-__all__ = ["held_pages", "landmarks", "stacks", "users", "users_note"]
+__all__ = ["held_pages", "stacks", "users", "users_note"]
 
 MAX_NAMES = 8
 MAX_STACKS = 10
@@ -98,14 +96,3 @@ def stacks(analysis: Analysis) -> list[StackView]:
 def _frames(analysis: Analysis, splits: pd.DataFrame) -> list[str]:
     stack_id = int(splits["stack_id"].iloc[0])
     return [plain(frame) for frame in analysis.attribution.stack_frames(stack_id)]
-
-
-_INNER = re.compile(r"(__)?change_page_attr|bpf_trampoline|bpf_prog_[0-9a-f]{16}|__bpf_prog_e|0x")
-"""What the choke point and the recorder's own probe put into every stack."""
-
-
-def landmarks(frames: Sequence[str]) -> list[str]:
-    """The functions that tell a reader where the change came from: the API, and who called it."""
-    symbols = [frame.split("+")[0] for frame in frames]
-    telling = [symbol for symbol in symbols if not _INNER.match(symbol)] or symbols
-    return [symbol for i, symbol in enumerate(telling) if i == 0 or symbol != telling[i - 1]][:4]

@@ -1,0 +1,48 @@
+"""`directmap-analyze export`: the trace for ui.perfetto.dev, or its joined tables as Parquet or CSV."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from analyze.arguments import Subparsers, add_trace
+
+__all__ = ["add_to"]
+
+FORMATS = ("perfetto", "parquet", "csv")
+
+
+def add_to(commands: Subparsers) -> None:
+    parser = commands.add_parser("export", help="for ui.perfetto.dev, or tables with all names joined (Parquet, CSV)")
+    add_trace(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="a file for perfetto, else a directory"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="perfetto", help="default: perfetto")
+    parser.add_argument("--force", action="store_true", help="write over what is there")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from analyze.analysis import analyse
+    from analyze.export_perfetto import write_perfetto
+    from analyze.export_tables import write_tables
+    from analyze.health import health
+    from analyze.report import claim_output
+    from collect.errors import HostError
+
+    out: Path = options.output
+    if options.format != "perfetto":
+        analysis = analyse(options.directory)
+        claim_output(out, options.force)
+        for path in write_tables(analysis, out, options.format):
+            print(path)
+        return 0
+    if out.is_dir():
+        raise HostError(f"{out}: is a directory; give a file with -o, such as {out / 'trace.pftrace'}")
+    if out.exists() and not options.force:
+        raise HostError(f"{out}: exists; choose another -o, or --force to write over it")
+    analysis = analyse(options.directory)
+    write_perfetto(analysis, health(analysis.trace, analysis), out)
+    print(out)
+    return 0

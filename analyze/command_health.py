@@ -1,0 +1,34 @@
+"""`directmap-analyze health`: what was lost and when, what is explained, and which conclusions that puts in doubt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.terminal import clean
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Subparsers) -> None:
+    parser = commands.add_parser("health", help="what was lost and when, and which conclusions that puts in doubt")
+    add_trace(parser)
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from analyze.analysis import analyse_trace
+    from analyze.health import health
+    from analyze.health_words import health_lines
+    from collect.trace import open_trace
+
+    trace = open_trace(options.directory)
+    analysis = None if trace.manifest["sampling"].get("only_pages") else analyse_trace(trace)
+    found = health(trace, analysis)
+    if options.json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        print("\n".join([clean(found.trace), *health_lines(found)]))
+    return 0
