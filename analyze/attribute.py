@@ -153,7 +153,7 @@ def _splits(rebuilt: Rebuild, makers: Makers, region: npt.NDArray[np.int64]) -> 
     region_id, region_kind = np.zeros(len(rows), np.uint64), np.full(len(rows), "", object)
     known = region[rows] != NO_REGION
     if known.any():
-        owner = owners.owner(region[rows][known])
+        owner = owners.owner[region[rows][known]]
         for_comm[known], for_tgid[known] = makers.comm(owners.comm_id[owner]), owners.tgid[owner]
         region_id[known], region_kind[known] = owners.region_id[owner], KIND_NAMES[owners.kind[owner]]
     return rebuilt.splits.assign(

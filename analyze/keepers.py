@@ -81,7 +81,7 @@ def keepers(
     there = backing != NO_REGION
     region = backing.copy()
     if there.any():
-        region[there] = owners.owner(backing[there])
+        region[there] = owners.owner[backing[there]]
     user, name = makers.users(row), np.full(len(row), "", object)
     name[made] = makers.name[row[made]]
     comm, tgid = np.full(len(row), "", object), np.zeros(len(row), np.uint32)

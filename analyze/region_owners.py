@@ -51,10 +51,10 @@ class RegionOwners:
         comm_id: uint32, that process's name (table strings).
         region_id: uint64.
         kind: uint8, `RegionKind`.
-        shared: bool, a pack or a block, which many users' regions lie in.
+        shared: bool, a pack or a block, in which many users' regions lie, or what backs one.
         since_ns, freed_ns: int64, its lifetime; NEVER where no free was recorded.
-        asked: int64, index of what was asked for, which this region backs; NO_REGION where that is not known, or where
-            many share it.
+        owner: int64, index of what was asked for, or of the pack or block, that each one is or backs; its own where that is
+            not known.
     """
 
     def __init__(self, trace: Trace, stacks: Stacks, user_of_stack: npt.NDArray[np.uint8]) -> None:
@@ -80,14 +80,14 @@ class RegionOwners:
         self.comm_id: npt.NDArray[np.uint32] = self._columns["comm_id"]
         self.region_id: npt.NDArray[np.uint64] = ids
         self.kind: npt.NDArray[np.uint8] = self._columns["kind"]
-        self.shared = np.isin(self.kind, list(_SHARED))
         self.since_ns: npt.NDArray[np.int64] = self._columns["ts_ns"].astype(np.int64)
         self.freed_ns = _freed(columns, ids)
         names = _strings(trace)
         parent = self._parents(ids)
         self.user = self._users(parent, stacks, user_of_stack)
         self.name = self._names(parent, names)
-        self.asked = self._asked(parent)
+        self.owner = self._owners(parent)
+        self.shared = np.isin(self.kind[self.owner], list(_SHARED))
         lists = table["pfns"].take(rows)
         lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
         flat = pc.list_flatten(lists).to_numpy()
@@ -118,11 +118,6 @@ class RegionOwners:
         held = (found == NO_REGION) & (late != NO_REGION)
         held[held] = touched_ns[held] <= self.freed_ns[late[held]]
         return np.where(held, late, found), np.where(held, late_within, within)
-
-    def owner(self, region: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """What was asked for and lies behind each region, or the region itself where that is not known or shared."""
-        asked = self.asked[region] if len(region) else region
-        return np.where(asked != NO_REGION, asked, region)
 
     def sharers(
         self, region: npt.NDArray[np.int64], within: npt.NDArray[np.int64], ts_ns: int
@@ -155,14 +150,16 @@ class RegionOwners:
         parents: npt.NDArray[np.int64] = np.where(found, order[at], NO_REGION)
         return parents
 
-    def _asked(self, parent: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Index of the asked-for region that each one is or backs."""
-        at = np.where(self.shared, NO_REGION, np.arange(len(parent)))
+    def _owners(self, parent: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        own = np.arange(len(parent))
+        if not len(parent):
+            return own
+        done = (self._columns["tier"] == Tier.ASKED) | np.isin(self.kind, list(_SHARED))
+        at = own.copy()
         for _ in range(_MAX_NESTING):
-            up = (at != NO_REGION) & (self._columns["tier"][at] != Tier.ASKED) if len(at) else at != NO_REGION
-            at = np.where(up, parent[at], at) if len(at) else at
-        done = (at != NO_REGION) & (self._columns["tier"][at] == Tier.ASKED) if len(at) else at != NO_REGION
-        return np.where(done, at, NO_REGION)
+            at = np.where((at != NO_REGION) & ~done[at], parent[at], at)
+        found = (at != NO_REGION) & done[at]
+        return np.where(found, at, own)
 
     def _users(
         self, parent: npt.NDArray[np.int64], stacks: Stacks, user_of_stack: npt.NDArray[np.uint8]
