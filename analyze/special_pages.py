@@ -14,7 +14,7 @@ from analyze.jit import kernel
 from analyze.reconstruct import Rebuild
 from collect.schema import ATTRS_HARDWARE, Level, Pte
 
-__all__ = ["END_NS", "special_frames", "special_pages"]
+__all__ = ["END_NS", "special_frames", "special_pages", "splits_by"]
 
 _BATCH = 4096
 """Split frames that are looked at together: 16 MB of attribute words."""
@@ -48,13 +48,13 @@ def special_pages(rebuilt: Rebuild, state: DirectMap | None = None, until_ns: in
         special["pfn"].to_numpy(np.int64),
         row,
         changes.order,
-        changes.direct & (changes.exit_ns <= until_ns),
+        changes.direct & (changes.effect_ns <= until_ns),
         changes.columns["ts_ns"],
         changes.first_pfn,
         changes.n_done,
         changes.pfns,
         changes.pfns_start,
-        rebuilt.window.hi,
+        rebuilt.window.hi if until_ns == END_NS else np.full_like(rebuilt.window.hi, END_NS),
     )
     return special.assign(row=row)
 
@@ -94,9 +94,16 @@ def special_frames(
     )
 
 
+def splits_by(rebuilt: Rebuild, until_ns: int) -> pd.DataFrame:
+    """`Rebuild.splits` of changes in effect at a moment."""
+    effect_ns = rebuilt.changes.effect_ns[rebuilt.splits["row"].to_numpy(np.int64)]
+    splits: pd.DataFrame = rebuilt.splits.loc[effect_ns <= until_ns]
+    return splits
+
+
 def _splits_of_2m(rebuilt: Rebuild, until_ns: int) -> pd.DataFrame:
-    splits = rebuilt.splits
-    return splits[(splits["level"] == Level.M2) & (splits["ts_ns"] <= until_ns)]
+    splits = splits_by(rebuilt, until_ns)
+    return splits[splits["level"] == Level.M2]
 
 
 class _Leaves:

@@ -22,7 +22,7 @@ from analyze.healing import Holds, Order, healing_order, hold
 from analyze.keepers import keepers
 from analyze.reconstruct import Rebuild
 from analyze.scatter import Scatter, scatter, scatter_by
-from analyze.special_pages import END_NS
+from analyze.special_pages import END_NS, splits_by
 from analyze.stacks import Stacks
 from collect.schema import Level
 
@@ -101,7 +101,7 @@ def who(
         special, frames = attribution.special, attribution.frames
     else:
         special, frames = keepers(rebuilt, attribution.makers, state, ts_ns)
-    splits = attribution.splits[attribution.splits["ts_ns"] <= ts_ns]
+    splits = attribution.splits.loc[splits_by(rebuilt, ts_ns).index]
     splits = _with_cause(
         splits.assign(still=_still(splits, frames)), splits.assign(comm=splits["for_comm"]), by, stacks
     )

@@ -6,10 +6,12 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analyze.attribute import Attribution, attribute
 from analyze.causes import By
+from analyze.history import History
 from analyze.keepers import keepers
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.scatter import BUCKETS, scatter
@@ -38,15 +40,15 @@ def analysed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def plain_last_change(rebuilt: Rebuild, until_ns: int) -> dict[int, int]:
     """Page: the row that changed it last, of those in effect by then and begun before the page was read at the end."""
     last: dict[int, int] = {}
-    changes, read = rebuilt.changes, rebuilt.window.hi
+    changes, read = rebuilt.changes, rebuilt.window.hi if until_ns == END_NS else None
     for row in changes.order.tolist():
-        if not changes.direct[row] or changes.exit_ns[row] > until_ns:
+        if not changes.direct[row] or changes.effect_ns[row] > until_ns:
             continue
         start, end = changes.pfns_start[row], changes.pfns_start[row + 1]
         done = int(changes.n_done[row])
         pages = changes.pfns[start : start + done] if end > start else changes.first_pfn[row] + np.arange(done)
         for page in pages.tolist():
-            if changes.columns["ts_ns"][row] < read[page // 512]:
+            if read is None or changes.columns["ts_ns"][row] < read[page // 512]:
                 last[page] = row
     return last
 
@@ -64,9 +66,11 @@ def plain_regions(rebuilt: Rebuild) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: row["ts_ns"])
 
 
-def plain_region_on(regions: list[dict[str, Any]], page: int, ts_ns: int, touched_ns: int) -> tuple[int, int]:
+def plain_region_on(
+    regions: list[dict[str, Any]], by_page: dict[int, list[dict[str, Any]]], page: int, ts_ns: int, touched_ns: int
+) -> tuple[int, int]:
     """(region_id of what was asked for, or of what many share; how many share the page); (0, 0) for none."""
-    on = [row for row in regions if page in row["pfns"] and row["ts_ns"] <= ts_ns]
+    on = [row for row in by_page.get(page, []) if row["ts_ns"] <= ts_ns]
     lives = [row for row in on if row["freed_ns"] > ts_ns]
     if not lives:
         lives = [row for row in on[-1:] if touched_ns <= row["freed_ns"]]
@@ -93,28 +97,66 @@ def plain_owner(region: dict[str, Any], by_id: dict[int, dict[str, Any]]) -> dic
     return at or region
 
 
-def test_each_page_has_the_last_change_that_covers_it(analysed: Analysed) -> None:
+def moments(rebuilt: Rebuild) -> list[int]:
+    """The end, and moments within the recording: just when something took effect, and in between."""
+    effect = np.sort(rebuilt.changes.effect_ns)
+    span = History(rebuilt.course).span
+    inside = effect[(effect > span.first_ns) & (effect < span.last_ns)]
+    some = [int(inside[len(inside) * i // 5]) for i in (1, 2, 3, 4)]
+    return [END_NS, span.first_ns, *some, some[1] + 500, span.last_ns]
+
+
+def keepers_at(rebuilt: Rebuild, attribution: Attribution, ts_ns: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if ts_ns == END_NS:
+        return attribution.special, attribution.frames
+    return keepers(rebuilt, attribution.makers, History(rebuilt.course).state_at(ts_ns), ts_ns)
+
+
+def test_each_page_has_the_last_change_that_covers_it_at_any_moment(analysed: Analysed) -> None:
     rebuilt, attribution = analysed
-    last = plain_last_change(rebuilt, END_NS)
-    special = attribution.special
-    assert [last.get(page, -1) for page in special["pfn"].tolist()] == special["row"].tolist()
+    for ts_ns in moments(rebuilt):
+        last = plain_last_change(rebuilt, ts_ns)
+        special, _ = keepers_at(rebuilt, attribution, ts_ns)
+        assert [last.get(page, -1) for page in special["pfn"].tolist()] == special["row"].tolist()
     assert (special["row"] >= 0).sum() > 20
 
 
-def test_each_page_has_the_region_that_lies_on_it(analysed: Analysed) -> None:
+def test_each_page_has_the_region_that_lies_on_it_at_any_moment(analysed: Analysed) -> None:
     rebuilt, attribution = analysed
     regions = plain_regions(rebuilt)
+    by_page: dict[int, list[dict[str, Any]]] = {}
+    for row in regions:
+        for page in row["pfns"]:
+            by_page.setdefault(page, []).append(row)
     end = rebuilt.trace.manifest["ts_end_ns"]
-    special = attribution.special
-    seen = 0
-    kinds = set(special["region_kind"])
-    assert kinds >= ({"module", "bpf_image"} if "5.10" in rebuilt.trace.manifest["kernel"]["release"] else {"bpf_pack"})
-    for page in special.itertuples():
-        touched = int(rebuilt.changes.exit_ns[page.row]) if page.row >= 0 else -1
-        expected = plain_region_on(regions, int(page.pfn), end, touched)
-        assert (page.region_id, page.n_sharers) == expected
-        seen += expected[0] != 0
-    assert seen > 10
+    seen: Counter[str] = Counter()
+    for ts_ns in moments(rebuilt):
+        special, _ = keepers_at(rebuilt, attribution, ts_ns)
+        for page in special.itertuples():
+            touched = int(rebuilt.changes.exit_ns[page.row]) if page.row >= 0 else -1
+            expected = plain_region_on(regions, by_page, int(page.pfn), end if ts_ns == END_NS else ts_ns, touched)
+            assert (page.region_id, page.n_sharers) == expected
+            seen[str(page.region_kind)] += 1
+            seen["in a pack"] += page.region_kind == "bpf_pack" and page.n_sharers > 0
+            seen["late"] += page.region_freed_ns >= 0
+    packs = "5.10" not in rebuilt.trace.manifest["kernel"]["release"]
+    assert seen["module"] and seen["late"]
+    assert seen["in a pack"] if packs else seen["bpf_image"]
+
+
+def test_frames_split_at_a_moment_are_those_of_the_state_there(analysed: Analysed) -> None:
+    rebuilt, attribution = analysed
+    for ts_ns in moments(rebuilt)[1:]:
+        state = History(rebuilt.course).state_at(ts_ns)
+        found = who(rebuilt, attribution, state=state, ts_ns=ts_ns)
+        assert found.frames["frame"].tolist() == state.split_frames().tolist()
+        assert (found.frames["split_row"] >= 0).sum() == found.split_by["still"].sum()
+        effect = rebuilt.changes.effect_ns[found.splits["row"]]
+        assert len(found.splits) == (rebuilt.changes.effect_ns[rebuilt.splits["row"]] <= ts_ns).sum()
+        assert (effect <= ts_ns).all()
+        started = set(rebuilt.start.map.split_frames().tolist())
+        split_before = found.frames.loc[found.frames["split_row"] < 0, "frame"]
+        assert set(split_before) <= started
 
 
 def test_frames_have_the_state_that_their_pages_give_them(analysed: Analysed) -> None:
