@@ -76,6 +76,7 @@ test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 sec
 
 test-moments: $(VENV)/.installed-test ## 20 snapshots at random moments under churn on four kernels; each must be as rebuilt
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(MOMENT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_moments.py
+	$(BIN)/python -m tests.vm.moments_table
 
 clean: ## remove what make built here (.venv, demo, caches); recordings in lab/ stay
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
