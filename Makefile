@@ -19,6 +19,7 @@ SECONDS ?= 5
 ONLY ?=
 REPORT ?= $(if $(ONLY),,docs/overhead.md)
 COUNT_KERNELS ?= 5.10 6.1 6.12 7.2
+MOMENT_KERNELS ?= 5.10 6.1 6.12 7.2
 # MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900 SCALE=0.3, and AGED=1, LA57=1 or FORCE=1 as switches.
 LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(if $(SEED),--seed $(SEED)) \
 	$(if $(FLAVOUR),--flavour $(FLAVOUR)) $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
@@ -26,7 +27,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-kernels test-counts lint lab lab-setup lab-verify bench-collect clean
+.PHONY: help venv demo test test-kills test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -72,6 +73,10 @@ bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf a
 
 test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 secret pages on four kernels; count them
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(COUNT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_counted.py
+
+test-moments: $(VENV)/.installed-test ## 20 snapshots at random moments under churn on four kernels; each must be as rebuilt
+	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(MOMENT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_moments.py
+	$(BIN)/python -m tests.vm.moments_table
 
 clean: ## remove what make built here (.venv, demo, caches); recordings in lab/ stay
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

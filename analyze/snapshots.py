@@ -79,11 +79,12 @@ def snapshots_between(trace: Trace) -> Iterator[tuple[int, Moment, Snapshot]]:
     rest, last = empty_table("snapshots"), -1
     for part in trace.parts("snapshots"):
         _check(part, trace)
-        rows = pa.concat_tables([rest, part])
         mine = pc.and_(
-            pc.is_in(rows["moment"], pa.array(BETWEEN, pa.uint8())), pc.equal(rows["space"], Space.DIRECT_MAP)
+            pc.is_in(part["moment"], pa.array(BETWEEN, pa.uint8())), pc.equal(part["space"], Space.DIRECT_MAP)
         )
-        rows = rows.filter(mine)
+        rows = pa.concat_tables([rest, part.filter(mine)])
+        if not len(rows):
+            continue
         numbers = rows["snapshot"].to_numpy()
         cuts = np.flatnonzero(np.diff(numbers.astype(np.int64))) + 1
         begins = [0, *cuts.tolist()]

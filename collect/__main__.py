@@ -17,6 +17,9 @@ __all__ = ["main"]
 
 MIN_SNAPSHOT_SECONDS = 0.1
 
+SNAPSHOT_SECONDS = 120.0
+"""How long a request waits for its snapshot: more than one takes that never comes to rest."""
+
 EXAMPLES = """\
 examples:
   directmap-collect check                              what would work on this kernel
@@ -184,8 +187,8 @@ def _snapshot(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     if options.into is not None:
         from collect.moments import ask_for_snapshot
 
-        pid = ask_for_snapshot(options.into)
-        print(f"asked the recorder of {options.into} (process {pid}) for a snapshot", file=sys.stderr)
+        pid = ask_for_snapshot(options.into, seconds=SNAPSHOT_SECONDS)
+        print(f"process {pid} has taken a snapshot -> {options.into}", file=sys.stderr)
         return 0
     from collect.counters import read_counters
     from collect.host import physical_mask, zone_ranges

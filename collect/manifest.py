@@ -36,7 +36,7 @@ REQUIRED: dict[str, type] = {
     "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
     # (max_pfn: the most there was, ranges: those at the end, where memory came or went)
     # pid, tgid; headers: whose C headers the programs were compiled with; capabilities_kept while recording;
-    # frames_split_by_attaching: 2M frames that were whole before
+    # frames_split_by_attaching: 2M frames that were whole before; last_snapshot_ns: when the last one between began
     "recorder": dict,
     "probes": dict,  # attached [name], missing [{name, why, costs}]
     # pages: "scoped" | "all" | "none"; page_sample: one page block in so many, at first; steps: [{ts_ns, page_sample,

@@ -6,17 +6,25 @@ import fcntl
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 from collect.durable import JOURNAL
 from collect.errors import HostError
 from collect.manifest import MANIFEST
 from collect.schema import Moment
 
-__all__ = ["Moments", "ask_for_snapshot"]
+__all__ = ["LAST_BEGAN", "Moments", "ask_for_snapshot"]
 
 ASKED = signal.SIGUSR1
+
+LAST_BEGAN = "last_snapshot_ns"
+"""In the manifest's `recorder`: when the last snapshot that was taken while recording began; in the journal as soon as it
+is taken."""
+
+LOOK_SECONDS = 0.05
 
 
 class Moments:
@@ -63,16 +71,23 @@ class Moments:
         return None
 
 
-def ask_for_snapshot(directory: Path) -> int:
-    """Have the recorder that writes to `directory` take a snapshot; returns its pid. Raises HostError if none does."""
+def ask_for_snapshot(directory: Path, *, seconds: float = 0.0) -> int:
+    """Have the recorder that writes to `directory` take a snapshot; returns its pid.
+
+    Args:
+        seconds: wait so long until it has begun and ended after this call; 0: only ask.
+    Raises:
+        HostError: nobody records there, or nothing that could take one, or the time is over.
+    """
     journal = directory / JOURNAL
+    asked_ns = time.monotonic_ns()  # the recorder's clock: it is on this machine
     try:
         with (journal / "lock").open("rb") as file:
             if _free(file.fileno()):
                 raise HostError(
                     f"{directory}: no recorder writes here any more; `directmap-collect recover {directory}`"
                 )
-        manifest = json.loads((journal / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _known(journal)
         pid = manifest["recorder"]["pid"]
         if manifest["sampling"]["only_pages"]:
             raise HostError(f"{directory}: recorded with --only-pages, which reads no page tables")
@@ -89,7 +104,24 @@ def ask_for_snapshot(directory: Path) -> int:
         raise HostError(f"{directory}: its recorder has ended") from None
     except PermissionError:
         raise HostError(f"{directory}: its recorder is another user's; ask as that user, or with sudo") from None
+    give_up = time.monotonic() + seconds
+    while seconds:
+        try:
+            if _known(journal)["recorder"].get(LAST_BEGAN, 0) > asked_ns:
+                break
+        except FileNotFoundError:
+            raise HostError(
+                f"{directory}: the recording has ended meanwhile; its end snapshot is the one that came"
+            ) from None
+        if time.monotonic() > give_up:
+            raise HostError(f"{directory}: no snapshot came within {seconds:.0f} s; it is still asked for")
+        time.sleep(LOOK_SECONDS)
     return pid
+
+
+def _known(journal: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((journal / MANIFEST).read_text(encoding="utf-8"))
+    return manifest
 
 
 def _free(fd: int) -> bool:

@@ -20,7 +20,7 @@ from collect.journal import TraceWriter
 from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
 from collect.live import Status, View, view_for
 from collect.memory_watch import memory_watch
-from collect.moments import Moments
+from collect.moments import LAST_BEGAN, Moments
 from collect.options import Options, first_manifest
 from collect.overhead import Governor, time_programs
 from collect.page_events import PACKED_TABLE, bulk_allocations, of_records, pack, with_blocks
@@ -266,7 +266,10 @@ class Recorder:
         """Take a snapshot in the middle of the recording."""
         self._write_rows()  # memory that came in the last second is part of what is read now
         self._read_hotplugged()
-        self._snapshot(moment)
+        began = time.monotonic_ns()
+        if self._snapshot(moment):
+            self._manifest["recorder"][LAST_BEGAN] = began
+            self._writer.note(self._manifest)
 
     def _write_rows(self) -> None:
         """Rows of what was drained, into the journal."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 
 from collect.__main__ import main
 from collect.durable import JOURNAL, claim
+from collect.errors import HostError
 from collect.manifest import MANIFEST
-from collect.moments import Moments
+from collect.moments import Moments, ask_for_snapshot
 from collect.schema import Moment
 
 ROOT = Path(__file__).parents[2]
@@ -57,15 +59,20 @@ import signal, sys, time
 from pathlib import Path
 from collect.durable import JOURNAL, claim, write_json
 from collect.manifest import MANIFEST
-from collect.moments import Moments
+from collect.moments import LAST_BEGAN, Moments
 import os
 held = claim(Path(sys.argv[1]), force=True)
-write_json(Path(sys.argv[1]) / JOURNAL / MANIFEST, {"recorder": {"pid": os.getpid()}, "sampling": {"only_pages": sys.argv[2] == "1"}})
+known = {"recorder": {"pid": os.getpid(), LAST_BEGAN: time.monotonic_ns()}, "sampling": {"only_pages": sys.argv[2] == "1"}}
+write_json(Path(sys.argv[1]) / JOURNAL / MANIFEST, known)
 def told(moments):
     print("ready", flush=True)
     while moments.due(0.0) is None:
         time.sleep(0.01)
+    known["recorder"][LAST_BEGAN] = time.monotonic_ns()
+    time.sleep(0.3)
     print("asked", flush=True)
+    write_json(Path(sys.argv[1]) / JOURNAL / MANIFEST, known)
+    time.sleep(60)
 if sys.argv[3] == "1":
     with Moments() as moments:
         told(moments)
@@ -95,9 +102,20 @@ def test_a_recording_is_asked_by_its_directory(
     tmp_path: Path, ended: list[subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended.append(process(tmp_path / "trace"))
+    began = time.monotonic()
     assert main(["snapshot", "--into", str(tmp_path / "trace")]) == 0
-    assert f"process {ended[0].pid}" in capsys.readouterr().err
-    assert ended[0].communicate(timeout=20)[0] == "asked\n"
+    assert time.monotonic() - began >= 0.3, "it waits until the snapshot is there"
+    assert f"process {ended[0].pid} has taken a snapshot" in capsys.readouterr().err
+    assert ended[0].stdout and ended[0].stdout.readline() == "asked\n"
+
+
+def test_a_request_that_is_not_met_in_time_says_so(tmp_path: Path, ended: list[subprocess.Popen[str]]) -> None:
+    ended.append(process(tmp_path / "trace"))
+    with pytest.raises(HostError, match="no snapshot came within 0 s"):
+        ask_for_snapshot(tmp_path / "trace", seconds=0.05)
+    shutil.rmtree(tmp_path / "trace" / JOURNAL)
+    with pytest.raises(HostError, match="nobody records into it"):
+        ask_for_snapshot(tmp_path / "trace", seconds=0.05)
 
 
 def test_nobody_is_signalled_who_does_not_wait_for_it(

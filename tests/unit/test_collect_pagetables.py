@@ -115,6 +115,12 @@ def test_every_leaf_is_found_and_holes_have_none(kcore: FakeKcore) -> None:
     assert listed(kcore.walker().direct_map()) == LEAVES
 
 
+def test_whoever_walks_may_do_something_else_after_each_gigabyte(kcore: FakeKcore) -> None:
+    walker, pauses = kcore.walker(), []
+    assert listed(walker.direct_map(lambda: pauses.append(1))) == LEAVES
+    assert len(pauses) == walker.n_gigs > 1
+
+
 def test_a_range_is_walked_alone(kcore: FakeKcore) -> None:
     walker = kcore.walker()
     assert listed(walker.gigs(np.array([1], np.uint64))) == LEAVES[-1:]
