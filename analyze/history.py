@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +21,12 @@ import numpy.typing as npt
 from analyze.directmap import DirectMap, Runs
 from analyze.entries import FRAME, N_FREE_SLABS, N_SLABS
 from analyze.playback import Course, Playback
+from analyze.when import Span
 from collect.errors import TraceError
 from collect.schema import Moment
 from collect.trace import Trace
 
-__all__ = ["History", "Span", "span_of"]
+__all__ = ["History", "span_of"]
 
 MIN_SPACING = 1 << 14
 """Changes between checkpoints, at least: a few milliseconds of playing."""
@@ -36,28 +36,6 @@ CELLS_PER_CHANGE = 16
 
 MAX_CHECKPOINT_BYTES = 128 << 20
 """Beyond, every second checkpoint goes, and the next ones come half as often."""
-
-
-class Span(NamedTuple):
-    """What a trace covers: moments for which the state is known.
-
-    Attributes:
-        zero_ns: where its seconds count from.
-        first_ns, last_ns: the first and last moment covered.
-    """
-
-    zero_ns: int
-    first_ns: int
-    last_ns: int
-
-    def seconds(self, ts_ns: int) -> float:
-        """A moment as seconds of the trace."""
-        return (ts_ns - self.zero_ns) / 1e9
-
-    def text(self, ts_ns: int) -> str:
-        """The same with all nine places, so that it can be given back as TIME."""
-        sign, since = ("-", self.zero_ns - ts_ns) if ts_ns < self.zero_ns else ("", ts_ns - self.zero_ns)
-        return f"{sign}{since // 10**9}.{since % 10**9:09}"
 
 
 def span_of(course: Course) -> Span:
