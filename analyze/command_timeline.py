@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
 
     trace = open_trace(options.directory)
     rebuilt = rebuild(trace)
-    table = timeline(rebuilt, attribute(trace, rebuilt), span_of(rebuilt.course), options.steps)
+    table = timeline(rebuilt, attribute(trace, rebuilt), span_of(trace, rebuilt.snapshots), options.steps)
     lost = lost_for(trace.manifest["losses"], Doubt.MAP | Doubt.WHO)
     if options.json:
         print(json.dumps({"steps": table.to_dict("records"), "lost_events": lost}, indent=1, allow_nan=False))

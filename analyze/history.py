@@ -18,9 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from analyze.changes import MAX_TS
 from analyze.directmap import DirectMap, Runs
 from analyze.entries import FRAME, N_FREE_SLABS, N_SLABS
 from analyze.playback import Course, Playback
+from analyze.snapshots import SnapshotTable
 from analyze.when import Span
 from collect.errors import TraceError
 from collect.schema import Moment
@@ -38,17 +40,19 @@ MAX_CHECKPOINT_BYTES = 128 << 20
 """Beyond, every second checkpoint goes, and the next ones come half as often."""
 
 
-def span_of(course: Course) -> Span:
-    """From when START was read (every frame of it) to when END was, or to the last change where there is no END."""
-    manifest = course.trace.manifest
-    zero = int(manifest["ts_start_ns"])
-    first = max(zero, int(course.start.read_from.max()))
-    last = max(first, int(manifest["ts_end_ns"]))
-    end = course.snapshots.rows(Moment.END)
+def span_of(trace: Trace, snapshots: SnapshotTable) -> Span:
+    """From when START was read (all of it) to when END was, or to the last change where there is no END."""
+    zero = int(trace.manifest["ts_start_ns"])
+    start, end = snapshots.rows(Moment.START), snapshots.rows(Moment.END)
+    first = zero if start is None else max(zero, int(start["ts_ns"].max()))
+    last = max(first, int(trace.manifest["ts_end_ns"]))
     if end is not None:
         last = max(last, int(end["ts_end_ns"].max()))
-    elif len(course.effect_ns):
-        last = max(last, int(course.effect_ns[-1]))
+    else:
+        changes = trace.table("changes", ["ts_ns", "duration_ns"])
+        if len(changes):
+            entry, duration = (np.minimum(changes[name].to_numpy(), MAX_TS >> 1) for name in changes.column_names)
+            last = max(last, int((entry + duration).max()))
     return Span(zero, first, last)
 
 
@@ -79,7 +83,7 @@ class History:
 
     def __init__(self, course: Course) -> None:
         self.course = course
-        self.span = span_of(course)
+        self.span = span_of(course.trace, course.snapshots)
         self._spacing = MIN_SPACING
         self._checkpoints: list[_Checkpoint] = []
         self._playback: Playback | None = None
