@@ -1,4 +1,4 @@
-"""`directmap-analyze`: verify, info, report."""
+"""`directmap-analyze`: questions to a trace, one module each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collect.errors import HostError, TraceError
 
 __all__ = ["main"]
 
-COMMANDS = ("report", "health", "verify", "who", "compare", "export", "info")
+COMMANDS = ("report", "health", "verify", "state", "timeline", "diff", "who", "compare", "export", "info")
 """Each is a module `analyze.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
 
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help and `info` need not wait.
@@ -25,6 +25,9 @@ examples:
   directmap-analyze verify trace               is the trace exact, page by page?
   directmap-analyze verify trace --json        the same for programs
   directmap-analyze info trace                 what was recorded, where, and what was lost
+  directmap-analyze state trace --at 12.5      the map 12.5 seconds after the start, by level and attributes
+  directmap-analyze timeline trace             entries by level, and splits by user, over time
+  directmap-analyze diff trace --from 10%      what has changed since then, and whose doing it was
 """
 
 STATUS = """\

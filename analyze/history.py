@@ -14,19 +14,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from analyze.changes import MAX_TS
 from analyze.directmap import DirectMap, Runs
 from analyze.entries import FRAME, N_FREE_SLABS, N_SLABS
 from analyze.playback import Course, Playback
+from analyze.snapshots import SnapshotTable
+from analyze.when import Span
 from collect.errors import TraceError
 from collect.schema import Moment
 from collect.trace import Trace
 
-__all__ = ["History", "Span", "span_of"]
+__all__ = ["History", "span_of"]
 
 MIN_SPACING = 1 << 14
 """Changes between checkpoints, at least: a few milliseconds of playing."""
@@ -38,39 +40,19 @@ MAX_CHECKPOINT_BYTES = 128 << 20
 """Beyond, every second checkpoint goes, and the next ones come half as often."""
 
 
-class Span(NamedTuple):
-    """What a trace covers: moments for which the state is known.
-
-    Attributes:
-        zero_ns: where its seconds count from.
-        first_ns, last_ns: the first and last moment covered.
-    """
-
-    zero_ns: int
-    first_ns: int
-    last_ns: int
-
-    def seconds(self, ts_ns: int) -> float:
-        """A moment as seconds of the trace."""
-        return (ts_ns - self.zero_ns) / 1e9
-
-    def text(self, ts_ns: int) -> str:
-        """The same with all nine places, so that it can be given back as TIME."""
-        sign, since = ("-", self.zero_ns - ts_ns) if ts_ns < self.zero_ns else ("", ts_ns - self.zero_ns)
-        return f"{sign}{since // 10**9}.{since % 10**9:09}"
-
-
-def span_of(course: Course) -> Span:
-    """From when START was read (every frame of it) to when END was, or to the last change where there is no END."""
-    manifest = course.trace.manifest
-    zero = int(manifest["ts_start_ns"])
-    first = max(zero, int(course.start.read_from.max()))
-    last = max(first, int(manifest["ts_end_ns"]))
-    end = course.snapshots.rows(Moment.END)
+def span_of(trace: Trace, snapshots: SnapshotTable) -> Span:
+    """From when START was read (all of it) to when END was, or to the last change where there is no END."""
+    zero = int(trace.manifest["ts_start_ns"])
+    start, end = snapshots.rows(Moment.START), snapshots.rows(Moment.END)
+    first = zero if start is None else max(zero, int(start["ts_ns"].max()))
+    last = max(first, int(trace.manifest["ts_end_ns"]))
     if end is not None:
         last = max(last, int(end["ts_end_ns"].max()))
-    elif len(course.effect_ns):
-        last = max(last, int(course.effect_ns[-1]))
+    else:
+        changes = trace.table("changes", ["ts_ns", "duration_ns"])
+        if len(changes):
+            entry, duration = (np.minimum(changes[name].to_numpy(), MAX_TS >> 1) for name in changes.column_names)
+            last = max(last, int((entry + duration).max()))
     return Span(zero, first, last)
 
 
@@ -101,7 +83,7 @@ class History:
 
     def __init__(self, course: Course) -> None:
         self.course = course
-        self.span = span_of(course)
+        self.span = span_of(course.trace, course.snapshots)
         self._spacing = MIN_SPACING
         self._checkpoints: list[_Checkpoint] = []
         self._playback: Playback | None = None

@@ -14,7 +14,7 @@ from analyze.jit import kernel
 from analyze.reconstruct import Rebuild
 from collect.schema import ATTRS_HARDWARE, Level, Pte
 
-__all__ = ["END_NS", "special_frames", "special_pages", "splits_by"]
+__all__ = ["END_NS", "last_change", "special_frames", "special_pages", "splits_by"]
 
 _BATCH = 4096
 """Split frames that are looked at together: 16 MB of attribute words."""
@@ -44,7 +44,7 @@ def special_pages(rebuilt: Rebuild, state: DirectMap | None = None, until_ns: in
     special = pd.concat(parts, ignore_index=True)
     changes = rebuilt.changes
     row = np.full(len(special), -1, np.int64)
-    _last_change(
+    last_change(
         special["pfn"].to_numpy(np.int64),
         row,
         changes.order,
@@ -155,7 +155,7 @@ def _usual(state: DirectMap) -> np.uint64:
 
 
 @kernel
-def _last_change(
+def last_change(
     pages: npt.NDArray[np.int64],
     row_of: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-__all__ = ["COLUMNS", "clean", "counted", "table", "wrapped"]
+__all__ = ["COLUMNS", "clean", "counted", "size", "table", "wrapped"]
 
 COLUMNS = 79
 
@@ -47,3 +47,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], indent: int = 2, c
         rest = "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
         lines.append((" " * indent + f"{first:<{widths[0]}}" + rest).rstrip())
     return lines
+
+
+def size(pages: int) -> str:
+    """Pages of 4 KiB as a size: `12.3 MiB`, `0`."""
+    n_bytes = pages * 4096
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes >> 10} KiB" if pages else "0"

@@ -44,18 +44,27 @@ class Trace:
         """Rows of a table, as the manifest states them."""
         return sum(segment["rows"] for segment in self.manifest["tables"][name])
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A whole table, or the named columns of it, in the order of its segments. Raises TraceError."""
-        parts = list(self.parts(name, columns))
+    def table(
+        self, name: str, columns: Sequence[str] | None = None, *, between: tuple[int, int] | None = None
+    ) -> pa.Table:
+        """A whole table, or the named columns of it, in the order of its segments. Raises TraceError.
+
+        Args:
+            between: read only row groups that may hold rows of these times (ts_ns, both included); other rows may be among
+                them. Where a footer has no statistics nothing is left out.
+        """
+        parts = list(self.parts(name, columns, between=between))
         if not parts:
             return empty_table(name).select(list(columns) if columns is not None else TABLES[name].names)
         return pa.concat_tables(parts).combine_chunks()
 
-    def parts(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def parts(
+        self, name: str, columns: Sequence[str] | None = None, *, between: tuple[int, int] | None = None
+    ) -> Iterator[pa.Table]:
         """As `table`, one segment after the other: what is not kept takes no memory. Raises TraceError."""
         wanted = list(columns) if columns is not None else TABLES[name].names
         for segment in self.manifest["tables"][name]:
-            yield _read_segment(self.path / segment["file"], name, segment, wanted)
+            yield _read_segment(self.path / segment["file"], name, segment, wanted, between)
 
 
 def open_trace(directory: Path | str) -> Trace:
@@ -115,18 +124,36 @@ def _open_segment(path: Path, name: str, segment: dict[str, Any]) -> pq.ParquetF
     return file
 
 
-def _read_segment(path: Path, name: str, segment: dict[str, Any], columns: list[str]) -> pa.Table:
+def _read_segment(
+    path: Path, name: str, segment: dict[str, Any], columns: list[str], between: tuple[int, int] | None
+) -> pa.Table:
     with _open_segment(path, name, segment) as file:
         try:
-            table = file.read(columns=columns, use_threads=True).select(columns)
+            n_rows, groups = _row_groups(file.metadata, between)
+            table = file.read_row_groups(groups, columns=columns, use_threads=True).select(columns)
             table.validate(full=True)
         except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError) as error:
             raise _damaged(path, error) from None
-    if table.num_rows != segment["rows"] or any(column.null_count for column in table.columns):
+    if table.num_rows != n_rows or any(column.null_count for column in table.columns):
         raise TraceError(
-            f"{path}: holds {table.num_rows} rows or empty cells where {segment['rows']} whole rows should be; copy the trace anew"
+            f"{path}: holds {table.num_rows} rows or empty cells where {n_rows} whole rows should be; copy the trace anew"
         )
     return table.replace_schema_metadata(None)
+
+
+def _row_groups(footer: pq.FileMetaData, between: tuple[int, int] | None) -> tuple[int, list[int]]:
+    """Rows and numbers of the row groups that may hold rows of a time; of all of them where there is no bound."""
+    groups = list(range(footer.num_row_groups))
+    if between is not None:
+        groups = [i for i in groups if _overlaps(footer.row_group(i), *between)]
+    return sum(footer.row_group(i).num_rows for i in groups), groups
+
+
+def _overlaps(group: pq.RowGroupMetaData, first_ns: int, last_ns: int) -> bool:
+    """Whether rows of a time may be in a row group; yes where its statistics do not tell."""
+    columns = (group.column(i) for i in range(group.num_columns))
+    times = next((column.statistics for column in columns if column.path_in_schema == "ts_ns"), None)
+    return times is None or not times.has_min_max or (times.min <= last_ns and times.max >= first_ns)
 
 
 def _damaged(path: Path, error: BaseException) -> TraceError:
