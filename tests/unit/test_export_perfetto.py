@@ -127,7 +127,7 @@ def test_arguments_are_words_a_reader_knows(sample: Read) -> None:
     assert {one["level_before"] for one in slices} == {"4K", "2M", "1G"}
     freed = next(one for one in slices if one["name"] == "set_direct_map_invalid_noflush")
     assert freed["cleared"] == "P RW D" and freed["set"] == ""
-    assert freed["stack"].startswith("__change_page_attr_set_clr+0x")
+    assert freed["stack"].startswith("set_direct_map_invalid_noflush+0x") and " < vfree" in freed["stack"]
 
 
 def test_levels_end_where_the_page_tables_end(sample: Read) -> None:
