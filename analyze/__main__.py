@@ -13,7 +13,7 @@ from collect.errors import HostError, TraceError
 
 __all__ = ["main"]
 
-COMMANDS = ("report", "health", "verify", "state", "timeline", "diff", "who", "compare", "export", "info")
+COMMANDS = ("report", "summary", "health", "verify", "state", "timeline", "diff", "who", "compare", "export", "info")
 """Each is a module `analyze.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
 
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help and `info` need not wait.

@@ -21,7 +21,7 @@ def add_to(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     from analyze.analysis import analyse_trace
     from analyze.health import health
-    from analyze.health_words import health_lines
+    from analyze.health_words import health_lines, verdict_lines
     from collect.trace import open_trace
 
     trace = open_trace(options.directory)
@@ -30,5 +30,5 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
-        print("\n".join([clean(found.trace), *health_lines(found)]))
+        print("\n".join([clean(found.trace), *verdict_lines(found), *health_lines(found)]))
     return 0

@@ -15,7 +15,6 @@ import pyarrow as pa
 from analyze.analysis import Analysis
 from analyze.attribute import USER_NAMES
 from analyze.page import plain
-from analyze.stacks import landmarks
 from collect.schema import ChangeKind, Pte, Space
 
 __all__ = ["ENRICHED", "attrs_text", "changes", "levels", "special_pages", "split_frames", "splits"]
@@ -161,7 +160,8 @@ def _calls_and_stacks(analysis: Analysis, stack_ids: npt.NDArray[np.uint32]) -> 
     """What was called (the innermost telling frame) and the whole stack, innermost first, of each stack id."""
     distinct, place = np.unique(stack_ids, return_inverse=True)
     frames = [analysis.attribution.stack_frames(int(stack_id)) for stack_id in distinct]
-    called = [plain((landmarks(one) or [""])[0]) for one in frames]
+    stacks = analysis.attribution.stacks
+    called = [plain((stacks.landmarks(int(stack_id)) or [""])[0]) for stack_id in distinct]
     codes = place.reshape(-1).astype(np.int64)
     return (codes, called), (codes, [plain(" < ".join(one), MAX_STACK_TEXT) for one in frames])
 

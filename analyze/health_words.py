@@ -5,7 +5,15 @@ from __future__ import annotations
 from analyze.health import SOUND, Explained, Health, Lost
 from analyze.terminal import clean, counted, table, wrapped
 
-__all__ = ["explained_text", "health_lines", "levels_text", "verdict_text"]
+__all__ = [
+    "clock_text",
+    "consistency_text",
+    "explained_text",
+    "health_lines",
+    "levels_text",
+    "verdict_lines",
+    "verdict_text",
+]
 
 MAX_SHOWN = 6
 """Spans and gaps a list in words holds; the JSON has more."""
@@ -62,16 +70,21 @@ def levels_text(found: Health) -> str:
     return f"/proc/meminfo {start}, {grown}; the page tables are right, the counters drift at boot and between readings"
 
 
+def verdict_lines(found: Health) -> list[str]:
+    """The verdict and why, ASCII, under 80 columns."""
+    return wrapped(f"Health: {clean(verdict_text(found), 600)}", hang=2)
+
+
 def health_lines(found: Health) -> list[str]:
-    """All of it, ASCII, under 80 columns."""
-    lines = wrapped(f"health: {clean(verdict_text(found), 600)}", hang=2)
+    """What stands behind the verdict, ASCII, under 80 columns."""
+    lines = []
     for conclusion in found.conclusions:
         state = "in doubt" if conclusion.in_doubt else "holds"
         lines += _entry(state, conclusion.text + "".join(f"; {why}" for why in conclusion.why))
     lines += _loss_lines(found.losses)
     if found.explained:
         lines += _entry("explained", explained_text(found.explained))
-    lines += _entry("consistent", _consistency(found))
+    lines += _entry("consistent", consistency_text(found))
     if found.levels:
         lines += _entry("counters", levels_text(found))
         lines += table(
@@ -88,7 +101,7 @@ def health_lines(found: Health) -> list[str]:
             ],
             indent=13,
         )
-    lines += _entry("clock", _clock(found))
+    lines += _entry("clock", clock_text(found))
     for probe in found.missing_probes:
         lines += _entry("no probe", f"{probe['name']}: {probe['why']}; {probe['costs']}")
     if found.emulated:
@@ -108,7 +121,8 @@ def _loss_lines(losses: list[Lost]) -> list[str]:
     return lines
 
 
-def _consistency(found: Health) -> str:
+def consistency_text(found: Health) -> str:
+    """What in the trace does not fit together."""
     parts = []
     if found.calls_without_return is not None:
         parts.append(f"{found.calls_without_return:,} calls without their return")
@@ -121,7 +135,8 @@ def _consistency(found: Health) -> str:
     return ", ".join(parts) or "nothing to hold against each other"
 
 
-def _clock(found: Health) -> str:
+def clock_text(found: Health) -> str:
+    """How often the counters were read, and when they were not."""
     text = f"{counted(found.readings, 'reading')} of the counters, at most {found.longest_gap_s:.1f} s apart while recording"
     if found.n_gaps:
         spans = ", ".join(f"{gap.from_s:.1f}-{gap.to_s:.1f} s" for gap in found.gaps[:MAX_SHOWN])

@@ -17,7 +17,20 @@ from markupsafe import Markup
 from analyze.plots_style import CSS
 from collect import __version__
 
-__all__ = ["NO_NAME", "Check", "Picture", "StackView", "TraceView", "UserRow", "UserView", "plain", "render"]
+__all__ = [
+    "NO_NAME",
+    "Check",
+    "HealthView",
+    "KeeperRow",
+    "KeepersView",
+    "Picture",
+    "StackView",
+    "TraceView",
+    "UserRow",
+    "UserView",
+    "plain",
+    "render",
+]
 
 State = Literal["good", "bad", "none"]
 
@@ -82,6 +95,36 @@ class StackView:
 
 
 @dataclass(frozen=True)
+class HealthView:
+    """The health of a trace: what may be concluded from it, and what was counted."""
+
+    verdict: Check
+    conclusions: Sequence[Check]
+    facts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class KeeperRow:
+    """A cause that keeps frames in 4K entries; `key` is a key of `plots_style.USERS`."""
+
+    key: str
+    cause: str
+    frames: str
+    alone: str
+    pages: str
+
+
+@dataclass(frozen=True)
+class KeepersView:
+    """What keeps frames in 4K entries."""
+
+    states: str
+    rows: Sequence[KeeperRow]
+    more: str
+    healing: Sequence[str]
+
+
+@dataclass(frozen=True)
 class TraceView:
     """All that a page says of one trace, in the order in which it says it."""
 
@@ -92,12 +135,14 @@ class TraceView:
     """First sentence of the answer: what was split, and by whom."""
     left: str
     """Second sentence: what that left of the map."""
+    health: HealthView
     verdict: Check
     checks: Sequence[Check]
     levels: Picture
     map: Picture
     users: Sequence[UserView]
     users_note: str
+    kept: KeepersView
     stacks: Sequence[StackView]
     limits: Sequence[str]
     provenance: Sequence[tuple[str, str]]

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 from analyze.analysis import Analysis, analyse
+from analyze.health import health
 from analyze.page import TraceView, render
 from analyze.plots_style import save
 from analyze.report_figures import figures
 from analyze.report_numbers import numbers
 from analyze.report_view import view
+from analyze.who import who
 from collect.errors import HostError
 from collect.trace import open_trace
 
@@ -35,12 +37,13 @@ def write_analysis(analysis: Analysis, out: Path, slug: str = "trace") -> TraceV
     """Write report.html, report.json and the pictures (SVG, PDF, PNG) into `out`; returns what the page shows. Raises HostError."""
     drawn = figures(analysis)
     files = {name: [f"{name}{suffix}" for suffix in _FORMATS] for name in drawn}
-    seen = view(analysis, drawn, slug=slug, files=files)
+    found, kept = health(analysis.trace, analysis), who(analysis.rebuilt, analysis.attribution)
+    seen = view(analysis, found, kept, drawn, slug=slug, files=files)
     try:
         for name, figure in drawn.items():
             for file in files[name]:
                 save(figure, out / file)
-        text = json.dumps(numbers(analysis, seen), indent=1, allow_nan=False)
+        text = json.dumps(numbers(analysis, found, kept), indent=1, allow_nan=False)
         (out / "report.json").write_text(text + "\n", encoding="utf-8")
         (out / PAGE).write_text(render("report.html", view=seen), encoding="utf-8")
     except OSError as error:

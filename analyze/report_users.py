@@ -10,7 +10,6 @@ from analyze.page import NO_NAME, StackView, UserRow, UserView, plain
 from analyze.plots_style import USERS
 from analyze.report_words import number
 from analyze.report_words import splits as splits_text
-from analyze.stacks import landmarks
 from collect.schema import Level
 
 __all__ = ["held_pages", "stacks", "users", "users_note"]
@@ -81,7 +80,7 @@ def stacks(analysis: Analysis) -> list[StackView]:
     """The ways into the direct map that split most; ways that differ in nothing but offsets are one."""
     ways: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for _, part in analysis.attribution.splits.groupby(["user", "stack_id"], sort=False):
-        telling = landmarks(_frames(analysis, part))
+        telling = [plain(name) for name in analysis.attribution.stacks.landmarks(int(part["stack_id"].iloc[0]))]
         ways.setdefault((str(part["user"].iloc[0]), " ← ".join(telling)), []).append(part)
     views = []
     for (user, how), parts in sorted(ways.items(), key=lambda way: -sum(map(len, way[1])))[:MAX_STACKS]:

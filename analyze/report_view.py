@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analyze.analysis import Analysis
-from analyze.page import Picture, TraceView, UserView, plain
+from analyze.health import Health
+from analyze.page import Picture, TraceView
 from analyze.plots_style import inline_svg
-from analyze.report_checks import attached_probes, checks, limits, verdict
+from analyze.report_answer import answer, provenance, subtitle, title
+from analyze.report_checks import checks, limits, verdict
+from analyze.report_health import health_view
+from analyze.report_keepers import keepers_view
 from analyze.report_users import stacks, users, users_note
-from analyze.report_words import duration, enumeration, memory, number, share
-from analyze.report_words import splits as splits_text
-from collect.schema import LEAF_PAGES, Level
+from analyze.who import Who
 
 __all__ = ["view"]
 
 
 def view(
-    analysis: Analysis, drawn: dict[str, Figure], *, slug: str = "trace", files: dict[str, list[str]] | None = None
+    analysis: Analysis,
+    health: Health,
+    kept: Who,
+    drawn: dict[str, Figure],
+    *,
+    slug: str = "trace",
+    files: dict[str, list[str]] | None = None,
 ) -> TraceView:
     """The view of a trace for a page.
 
     Args:
+        health, kept: of the same trace.
         drawn: what `figures` returned.
         slug: ASCII word that tells this trace from others on the same page.
         files: for each picture, the files beside the page that hold it.
@@ -33,18 +39,15 @@ def view(
     files = files or {}
     manifest = analysis.trace.manifest
     split_by = users(analysis)
-    happened = _what_was_split(split_by, duration(analysis.duration_s))
-    emulated = " · emulated CPUs" if manifest["cpu"].get("emulated") else ""
-    n_pages = sum(end - first for first, end in manifest["memory"]["ranges"])
+    happened, left = answer(analysis, split_by)
     return TraceView(
         slug=slug,
-        title=plain(analysis.trace.path.absolute().name),
-        subtitle=plain(
-            f"Linux {manifest['kernel'].get('release')} · {memory(n_pages)} of memory · recorded "
-            f"{str(manifest['created'])[:10]} for {duration(analysis.duration_s)}{emulated}"
-        ),
+        title=title(analysis),
+        subtitle=subtitle(analysis),
         happened=happened,
-        left=_what_is_left(analysis.rebuilt.levels),
+        left=left,
+        health=health_view(health),
+        kept=keepers_view(kept),
         verdict=verdict(analysis.verification),
         checks=checks(analysis.verification, manifest),
         levels=Picture(
@@ -61,56 +64,5 @@ def view(
         users_note=users_note(analysis.attribution),
         stacks=stacks(analysis),
         limits=limits(analysis.verification, manifest),
-        provenance=_provenance(analysis),
+        provenance=provenance(analysis),
     )  # fmt: skip
-
-
-def _what_was_split(users: Sequence[UserView], how_long: str) -> str:
-    n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
-    if not users:
-        return f"In {how_long} nobody split an entry of the direct map."
-    if len(users) == 1:
-        by_whom = f", all by {users[0].label}"
-    else:
-        by_whom = ": " + enumeration([f"{user.label} {splits_text(user.n_2m, user.n_1g)}" for user in users])
-    whole = "its" if n_2m else "the kernel's"
-    parts = [f"{number(n_2m)} of the kernel's 2M entries"] * bool(n_2m)
-    parts += [f"{number(n_1g)} of {whole} 1G entries"] * bool(n_1g)
-    verb = "was" if n_2m + n_1g == 1 else "were"
-    return f"In {how_long}, {enumeration(parts)} {verb} split{by_whom}."
-
-
-def _what_is_left(levels: pd.DataFrame) -> str:
-    first, last = levels.iloc[0], levels.iloc[-1]
-    total = max(1, int(last["k4"] + last["m2"] * LEAF_PAGES[Level.M2] + last["g1"] * LEAF_PAGES[Level.G1]))
-    k4_first, k4_last, g1_first, g1_last = (int(row[column]) for column in ("k4", "g1") for row in (first, last))
-    if g1_first == g1_last:
-        large = f"and all 1G entries ({number(g1_last)}) stayed whole" if g1_last else "and there were no 1G entries"
-    else:
-        large = f"and 1G entries went from {number(g1_first)} to {number(g1_last)}"
-    if k4_first == k4_last:
-        small = f"4K entries mapped {memory(k4_last)} ({share(k4_last, total)}) of this machine's {memory(total)} throughout"
-    else:
-        small = (
-            f"4K entries mapped {memory(k4_first)} ({share(k4_first, total)}) of this machine's {memory(total)} at the "
-            f"start and {memory(k4_last)} ({share(k4_last, total)}) at the end"
-        )
-    return f"{small}, {large}."
-
-
-def _provenance(analysis: Analysis) -> list[tuple[str, str]]:
-    trace, manifest = analysis.trace, analysis.trace.manifest
-    kernel, cpu, ram = manifest["kernel"], manifest["cpu"], manifest["memory"]
-    pages = sum(end - first for first, end in ram["ranges"])
-    emulated = ", emulated: times mean nothing" if cpu.get("emulated") else ""
-    return [
-        ("kernel", plain(f"{kernel.get('release')} {kernel.get('version')}", 300)),
-        ("booted with", plain(str(kernel.get("cmdline", "")), 400)),
-        ("machine", plain(f"{cpu.get('n_online')} × {cpu.get('model')}{emulated}")),
-        ("memory", f"{memory(pages)} in {len(ram['ranges'])} ranges, {ram['paging_levels']}-level page tables"),
-        ("recorded", plain(f"{manifest['created']}, for {duration(analysis.duration_s)}")),
-        ("command", plain(" ".join(map(str, manifest["command"])), 400)),
-        ("recorder", plain(f"directmap {manifest['tool_version']}, trace format {manifest['format_version']}")),
-        ("probes", plain(", ".join(attached_probes(manifest)), 900) or "none"),
-        ("rows", ", ".join(f"{name} {number(trace.n_rows(name))}" for name in ("changes", "regions", "pages", "snapshots"))),
-    ]  # fmt: skip

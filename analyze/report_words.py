@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from collect.schema import LEAF_PAGES, Level
 
-__all__ = ["BYTES_PER_PAGE", "duration", "enumeration", "memory", "number", "share", "splits"]
+__all__ = ["BYTES_PER_PAGE", "as_ascii", "count", "duration", "enumeration", "memory", "number", "share", "splits"]
 
 BYTES_PER_PAGE = 4096 * LEAF_PAGES[Level.K4]
 
@@ -16,6 +17,11 @@ THIN = "\N{NARROW NO-BREAK SPACE}"
 def number(n: float) -> str:
     """A count, its thousands apart."""
     return f"{n:,.0f}".replace(",", THIN)
+
+
+def count(n: int, noun: str) -> str:
+    """1 page, 2 pages."""
+    return f"{number(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def splits(n_2m: int, n_1g: int) -> str:
@@ -50,3 +56,12 @@ def duration(seconds: float) -> str:
 def share(part: int, total: int) -> str:
     """Per cent."""
     return f"{100 * part / total:.1f}{THIN}%"
+
+
+_ASCII = str.maketrans({"×": "x", "–": "-", "“": '"', "”": '"', "→": "->", "←": "<-", "·": ",", "…": "..."})
+
+
+def as_ascii(text: str) -> str:
+    """Words of ours for a mail: thousands by commas, no signs beyond ASCII; letters of a trace stay for `terminal.clean`."""
+    thousands = re.sub(rf"(?<=\d){THIN}(?=\d\d\d)", ",", text)
+    return re.sub(r" +,", ",", thousands.replace(THIN, " ").translate(_ASCII))

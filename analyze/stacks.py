@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from collect.errors import TraceError
 from collect.trace import Trace
 
-__all__ = ["Stacks", "landmarks", "symbol"]
+__all__ = ["Stacks", "symbol"]
 
 MAX_STACK_ID = 1 << 26
 
@@ -63,14 +63,3 @@ class Stacks:
         """Ids that index arrays of `size`: an unknown one becomes 0, which stands for no stack."""
         ids = stack_ids.astype(np.int64)
         return np.where(ids < self.size, ids, 0)
-
-
-_INNER = re.compile(r"(__)?change_page_attr|bpf_trampoline|bpf_prog_[0-9a-f]{16}|__bpf_prog_e|0x")
-"""What the choke point and the recorder's own probe put into every stack."""
-
-
-def landmarks(frames: Sequence[str]) -> list[str]:
-    """The functions that tell a reader where the change came from: the API, and who called it."""
-    symbols = [frame.split("+")[0] for frame in frames]
-    telling = [symbol for symbol in symbols if not _INNER.match(symbol)] or symbols
-    return [symbol for i, symbol in enumerate(telling) if i == 0 or symbol != telling[i - 1]][:4]

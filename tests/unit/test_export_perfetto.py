@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from google.protobuf.unknown_fields import UnknownFieldSet
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as perfetto
 
@@ -127,7 +127,7 @@ def test_arguments_are_words_a_reader_knows(sample: Read) -> None:
     assert {one["level_before"] for one in slices} == {"4K", "2M", "1G"}
     freed = next(one for one in slices if one["name"] == "set_direct_map_invalid_noflush")
     assert freed["cleared"] == "P RW D" and freed["set"] == ""
-    assert freed["stack"].startswith("__change_page_attr_set_clr+0x")
+    assert freed["stack"].startswith("set_direct_map_invalid_noflush+0x") and " < vfree" in freed["stack"]
 
 
 def test_levels_end_where_the_page_tables_end(sample: Read) -> None:
@@ -195,6 +195,7 @@ def test_an_export_is_not_written_over_without_force(tmp_path: Path, capsys: pyt
 # --- encoding and nesting, by the library's own decoder and a plain model -------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)), min_size=1
@@ -225,6 +226,7 @@ def test_a_varint_is_read_back(value: int) -> None:
 calls = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 12)), max_size=40)
 
 
+@settings(deadline=None)
 @given(calls)
 def test_events_of_any_calls_nest_and_ascend(rows: list[tuple[int, int, int]]) -> None:
     thread = np.array([row[0] for row in rows], np.int64)
@@ -244,6 +246,7 @@ def test_events_of_any_calls_nest_and_ascend(rows: list[tuple[int, int, int]]) -
     assert sorted(row[~is_end].tolist()) == list(range(len(rows)))
 
 
+@settings(deadline=None)
 @given(calls)
 def test_the_compiled_nesting_is_its_plain_twin(rows: list[tuple[int, int, int]]) -> None:
     thread, begin, span = (np.array([row[i] for row in rows], np.int64) for i in range(3))

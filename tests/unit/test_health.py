@@ -14,7 +14,7 @@ from analyze.analysis import analyse_trace
 from analyze.counter_series import CounterSeries
 from analyze.doubts import warnings
 from analyze.health import Health, health
-from analyze.health_words import health_lines
+from analyze.health_words import health_lines, verdict_lines
 from analyze.losses import Doubt
 from collect.schema import TABLES
 from collect.trace import open_trace
@@ -88,7 +88,7 @@ def test_lost_page_events_leave_the_map_sound(source: Path, tmp_path: Path) -> N
     found = examined(with_losses(source, tmp_path / "t", "pages_ring_full", {0: 0, 1: 7}, 7))
     assert found.verdict == "sound"
     assert [c.text for c in found.conclusions if c.in_doubt] == ["page events: rates, orders, lifetimes"]
-    assert "in doubt, but not of the map: page events" in " ".join(" ".join(health_lines(found)).split())
+    assert "in doubt, but not of the map: page events" in " ".join(" ".join(verdict_lines(found)).split())
 
 
 def test_what_was_counted_only_at_the_end_is_said_to_be(source: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_words_are_ascii_under_80_columns_whatever_the_trace_holds(source: P
         source, tmp_path / "t", losses={evil: 3}, probes={"missing": [{"name": evil, "why": evil, "costs": evil}]},
         complete=False, ended=evil,
     )  # fmt: skip
-    for line in [*health_lines(examined(trace)), *warnings(open_trace(trace))]:
+    for line in [*verdict_lines(examined(trace)), *health_lines(examined(trace)), *warnings(open_trace(trace))]:
         assert line.isascii() and line.isprintable() and len(line) < 80
 
 

@@ -101,6 +101,16 @@ def test_the_page_says_what_the_numbers_say(report: Path) -> None:
         assert limit in text
 
 
+def test_the_page_begins_with_its_health_and_says_what_keeps_frames_split(report: Path) -> None:
+    found, text = numbers(report), text_of(report / "report.html")
+    assert found["health"]["verdict"] == "sound"
+    assert text.index("Every check that could be made agrees") < text.index(re.sub(r"\s+", " ", found["answer"])[:40])
+    kept = found["kept"]["frames"]
+    assert f"At the end 4K entries map {kept['split']} frames of 2M" in text
+    assert kept["split"] == sum(kept[state] for state in ("kept", "residue", "alike", "never_whole"))
+    assert text.count(" in 4K: ") == len(found["kept"]["healing"]["steps"])
+
+
 def test_the_page_says_whether_each_split_was_seen(report: Path) -> None:
     seen = numbers(report)["verification"]["splits_observed"]
     text = text_of(report / "report.html")

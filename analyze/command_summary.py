@@ -1,0 +1,33 @@
+"""`directmap-analyze summary`: the report as text for a terminal or a mail, or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from analyze.arguments import Subparsers, add_json, add_trace
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Subparsers) -> None:
+    parser = commands.add_parser("summary", help="the report as text: ASCII, under 80 columns, fit for a mail")
+    add_trace(parser)
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from analyze.analysis import analyse
+    from analyze.health import health
+    from analyze.report_numbers import numbers
+    from analyze.report_text import text_report
+    from analyze.who import who
+
+    analysis = analyse(options.directory)
+    found, kept = health(analysis.trace, analysis), who(analysis.rebuilt, analysis.attribution)
+    if options.json:
+        print(json.dumps(numbers(analysis, found, kept), indent=1, allow_nan=False))
+    else:
+        print("\n".join(text_report(analysis, found, kept)))
+    return 0

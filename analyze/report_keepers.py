@@ -1,0 +1,77 @@
+"""What keeps frames in 4K entries, and what would heal most, in words and rows of a table."""
+
+from __future__ import annotations
+
+from analyze.page import KeeperRow, KeepersView, plain
+from analyze.plots_style import USERS
+from analyze.report_words import count, number
+from analyze.who import Who
+from analyze.who_text import records
+
+__all__ = ["MAX_CAUSES", "MAX_STEPS", "healing_sentences", "keepers_view", "states_text"]
+
+MAX_CAUSES = 10
+MAX_STEPS = 8
+
+_LABELS = {"before": "made before the recording", **{name: look.label for name, look in USERS.items()}}
+
+
+def states_text(found: Who) -> str:
+    """How many frames are split, and why each of them is, in one sentence."""
+    n = found.n_frames
+    special = found.special[~found.special["residue"] & found.special["kept"]]
+    parts = [
+        f"{number(n('kept'))} are kept so by {count(len(special), 'page')} unlike the rest of their frame",
+        f"{number(n('residue'))} by nobody, though some of their pages lack the G bit",
+        f"{number(n('alike'))} by nobody: one entry could map them as they are",
+        f"{number(n('never_whole'))} never were one entry",
+    ]
+    return f"At the end 4K entries map {count(len(found.frames), 'frame')} of 2M: {', '.join(parts)}."
+
+
+def healing_sentences(found: Who, most: int = MAX_STEPS) -> list[str]:
+    """What each cause keeps that nothing before it in the list keeps too: "These 14 pages keep 9 frames in 4K: ..."."""
+    sentences = []
+    if found.own_first:
+        sentences.append(f"Our own recorder keeps {count(found.own_first, 'frame')} in 4K.")
+    for step in records(found.steps.head(most)):
+        causes = records(found.causes.iloc[list(step["causes"])])
+        pages = int(step["pages"])
+        this, verb = ("This", "keeps") if pages == 1 else ("These", "keep")
+        names = ", ".join(_cause(row["user"], row["cause"]) for row in causes[:3])
+        more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
+        together = f", with {number(int(step['pages_of_earlier']))} above" if step["pages_of_earlier"] else ""
+        frames = count(int(step["healed"]), "frame")
+        sentences.append(f"{this} {count(pages, 'page')} {verb} {frames} in 4K{together}: {names}{more}.")
+    left = len(found.steps) - most
+    if left > 0:
+        sentences.append(
+            f"After {count(left, 'more step')} {count(int(found.steps['total'].iloc[-1]), 'frame')} would be kept by nobody."
+        )
+    return sentences
+
+
+def keepers_view(found: Who) -> KeepersView:
+    """For the page."""
+    others = found.causes[found.causes["group"] != "own"]
+    rows = [
+        KeeperRow(
+            key=str(row["user"]) if row["user"] in USERS else "other",
+            cause=_cause(row["user"], row["cause"]),
+            frames=number(row["frames"]),
+            alone=number(row["alone_frames"]),
+            pages=number(row["pages"]),
+        )
+        for row in records(others.head(MAX_CAUSES))
+    ]
+    more = len(others) - MAX_CAUSES
+    return KeepersView(
+        states=states_text(found),
+        rows=rows,
+        more=f"and {count(more, 'cause')} more" if more > 0 else "",
+        healing=healing_sentences(found),
+    )
+
+
+def _cause(user: object, cause: object) -> str:
+    return plain(f"{_LABELS.get(str(user), 'other')}: {cause}".rstrip(": "), 80)
