@@ -15,6 +15,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: make the checkout importable
@@ -85,19 +86,25 @@ def memory() -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
 def each_rule(kernel: Kernel, ram: list[tuple[int, int]], rodata: tuple[int, int] | None, block: int) -> None:
     """The rules one by one; `block`: eight 2M frames that are ours."""
     frames = [block + i * FRAME for i in range(8)]
-    # Failures: where the 1G leaf is whole still, the second table is the one that is missing.
-    for first, end in ram:
-        for giga in range(-(-first // GIGA), end // GIGA):
-            kernel.call(giga * GIGA + 5 * FRAME + 7, 1, SOFT, 0, fail_after=1)
-    # Large leaves kept: covered, and covered in part but already so; then split, as only a part is asked for.
-    for first, end in ram:
-        for giga in range(-(-first // GIGA), end // GIGA):
-            kernel.call(giga * GIGA, GIGA, SOFT, 0)
-            kernel.call(giga * GIGA + 3, 70, SOFT, 0)
+    gigas = [giga * GIGA for first, end in ram for giga in range(-(-first // GIGA), end // GIGA)]
+    # 1G leaves: kept though a part is asked for, as they hold it already; covered; then split, forced, and failing at the
+    # second table. What is split already shows the same of 2M leaves.
+    for giga in gigas:
+        kernel.call(giga, GIGA, SOFT, 0, NO_ALIAS)
+        kernel.call(giga + 3, 70, SOFT, 0, NO_ALIAS)
+    for i, giga in enumerate(gigas):
+        page = giga + 5 * FRAME + 7
+        if i % 3 == 0:
+            kernel.call(page, 1, SOFT2, 0, NO_ALIAS, fail_after=1)
+        elif i % 3 == 1:
+            kernel.call(page, 1, SOFT2, 0, NO_ALIAS)
+        else:
+            kernel.call(page, 1, 0, 0, NO_ALIAS | FORCE)
+    # 2M leaves the same, then a part of one to its end, and into the next.
     kernel.call(frames[0], FRAME, SOFT2, 0)
     kernel.call(frames[0] + 9, 5, SOFT2, 0)
     kernel.call(frames[0], FRAME, 0, SOFT2)
-    kernel.call(frames[0] + 100, 600, SOFT2, 0)  # to the end of the frame, and into the next
+    kernel.call(frames[0] + 100, 600, SOFT2, 0)
     kernel.call(frames[0] + 100, 600, 0, SOFT2)
     # Not present: a whole 2M leaf, which loses G; split while it is so; present again, without G.
     kernel.call(frames[2], FRAME, 0, P | RW)
@@ -112,51 +119,57 @@ def each_rule(kernel: Kernel, ram: list[tuple[int, int]], rodata: tuple[int, int
     kernel.call(frames[5], FRAME, PAT, 0)
     kernel.call(frames[5], FRAME, 0, P)
     kernel.call(frames[5], FRAME, P, 0)
-    # force_split, with nothing else and with the soft bit of set_memory_4k.
+    # force_split, with nothing else and with the soft bit of set_memory_4k; nothing asked for at all.
     kernel.call(frames[6], 3, 0, 0, FORCE)
     kernel.call(frames[7], FRAME, KERNEL_4K, 0, FORCE)
-    # A call that fails halfway: what it has done stays.
+    kernel.call(frames[7] + 5, FRAME - 5, 0, 0)
+    # A pages array: each page for itself.
     kernel.array(block, 3, 64, PCD, 0)
     kernel.array(block, 3, 64, 0, PCD)
-    # rodata: may not become writable, and need not while it is not present.
+    # rodata: may not become writable, whatever is asked for.
     if rodata is not None:
         first = rodata[0]
-        kernel.call(first + 4, 3, RW, 0, NO_ALIAS)
         kernel.call(first, min(FRAME, rodata[1] - first), RW, 0, NO_ALIAS)
-        kernel.call(rodata[1] - 2, 2, SOFT, 0, NO_ALIAS)
-    # Holes are passed over, unless a page directory comes with the call.
-    kernel.call(0x9E, 0x66, SOFT, 0)
+        kernel.call(first + 4, 3, RW, 0, NO_ALIAS)
+        kernel.call(rodata[1] - 2, 2, SOFT2, 0)
+    # Failing halfway: the first frame is rewritten, the second one cannot be split.
+    halfway = kernel.hold(2 * FRAME)
+    if halfway is not None:
+        kernel.call(halfway, FRAME + 5, SOFT2, 0, fail_after=0)
+        kernel.call(halfway, FRAME + 5, SOFT2, 0)
 
 
-def collapse(kernel: Kernel) -> None:
-    """Entries put back (6.15 and later): 512 alike, then one that differs, then one that is 4K on purpose."""
-    block = kernel.hold(4 * FRAME)
-    if block is None:
-        return
-    for frame in range(block, block + 3 * FRAME, FRAME):
-        kernel.call(frame + 30, 1, SOFT, 0)
-    kernel.call(block + 30, 1, 0, SOFT)
-    kernel.call(block + 2 * FRAME, FRAME, 0, SOFT)
-    kernel.call(block + 2 * FRAME, FRAME, KERNEL_4K, 0, FORCE)
-    for frame in range(block, block + 4 * FRAME, FRAME):
-        kernel.rox(frame, FRAME)
-    kernel.call(block, FRAME, RW | NX, 0)
-    whole = kernel.hold(GIGA)
+def collapse(kernel: Kernel, whole: int | None) -> None:
+    """Entries put back (6.15 and later): 512 alike; one that differs; 4K on purpose; a whole 1G range (`whole`: one of ours,
+    which is made not present before, too).
+    """
+    block = kernel.hold(3 * FRAME)
+    if block is not None:
+        for frame in range(block, block + 2 * FRAME, FRAME):
+            kernel.call(frame + 30, 1, SOFT2, 0)
+        kernel.call(block + 30, 1, 0, SOFT2)
+        kernel.call(block + 2 * FRAME, FRAME, KERNEL_4K, 0, FORCE)
+        for frame in range(block, block + 3 * FRAME, FRAME):
+            kernel.rox(frame, FRAME)
+        kernel.call(block, 3 * FRAME, RW | NX, 0)
     if whole is not None:
         kernel.call(whole, GIGA, 0, P)
+        kernel.call(whole + 7 * FRAME, 2 * FRAME, P, 0)
         kernel.call(whole, GIGA, P, 0)
-        kernel.call(whole + 5, 1, SOFT, 0)
-        kernel.call(whole + 5, 1, 0, SOFT)
+        kernel.call(whole + 5, 1, SOFT2, 0)
+        kernel.call(whole + 5, 1, 0, SOFT2)
         kernel.rox(whole, GIGA)
         kernel.call(whole, GIGA, RW | NX, 0)
 
 
-def fill_hole(kernel: Kernel, ram: list[tuple[int, int]]) -> None:
-    """Entries where there were none, below 4 GB: in pieces, and over what is there already."""
-    hole = max(end for _, end in ram if end <= 4 * GIGA)
-    hole = -(-hole // GIGA) * GIGA
+def holes(kernel: Kernel, ram: list[tuple[int, int]]) -> None:
+    """Where there are no entries, below 4 GB: passed over; or filled, in pieces, and over what is there already."""
+    end = max(end for _, end in ram if end <= 4 * GIGA)
+    kernel.call(end - 2, 700, SOFT2, 0, NO_ALIAS)
+    hole = -(-end // GIGA) * GIGA
     if hole + GIGA > 4 * GIGA:
         return
+    kernel.call(hole + 9, 2000, SOFT2, 0, NO_ALIAS)
     kernel.call(hole + 3, 5, SOFT, 0, PGD)
     kernel.call(hole + 3, 9, SOFT2, 0, PGD)  # five that are there, four that are not
     kernel.call(hole, 20, 0, RW, PGD)  # a hole first: all twenty are written anew
@@ -175,7 +188,7 @@ def at_random(kernel: Kernel, rng: random.Random, ram: list[tuple[int, int]], bl
     set_bits = rng.choice(bits) if rng.random() < 0.5 else 0
     clear = rng.choice(bits) if rng.random() < 0.6 else 0
     set_bits &= ~D
-    how = NO_ALIAS if rng.random() < 0.2 else 0
+    how = NO_ALIAS if not ours or rng.random() < 0.2 else 0
     if rng.random() < 0.05 and n < 2000:
         how |= FORCE
     if ours and rng.random() < 0.1:
@@ -187,6 +200,7 @@ def at_random(kernel: Kernel, rng: random.Random, ram: list[tuple[int, int]], bl
 def together(rng: random.Random, report: Report, block: int, tasks: int, calls: int) -> None:
     """Tasks at once on the same 2M frames, each on pages of its own."""
     children = []
+    start = time.monotonic() + 0.5
     for task in range(tasks):
         seed = rng.random()
         pid = os.fork()
@@ -195,9 +209,11 @@ def together(rng: random.Random, report: Report, block: int, tasks: int, calls: 
             with contextlib.suppress(OSError):
                 own = random.Random(seed)
                 file = os.open("/proc/cpa_rules", os.O_RDWR)
-                for _ in range(calls):
-                    page = block + own.randrange(8 * FRAME // 64) * 64 + task * 16
-                    bit = own.choice((SOFT, RW, P, G, PCD))
+                while time.monotonic() < start:
+                    pass
+                for i in range(calls):
+                    page = block + i % 8 * FRAME + own.randrange(FRAME // 64) * 64 + task * 16
+                    bit = own.choice((SOFT2, RW, P, G, PCD))
                     masks = f"{bit} 0" if own.random() < 0.5 else f"0 {bit}"
                     os.write(file, f"call {page} {own.randrange(1, 16)} {masks} 0".encode("ascii"))
                 status = 0
@@ -217,6 +233,7 @@ def main() -> int:
     kernel = Kernel(report)
     ram, rodata = memory()
     with contextlib.suppress(KeyboardInterrupt):
+        whole = kernel.hold(GIGA)
         block = kernel.hold(8 * FRAME)
         other = kernel.hold(64 * FRAME)
         shared = kernel.hold(8 * FRAME)
@@ -224,8 +241,8 @@ def main() -> int:
             report.facts["no_memory"] = True
             return report.finish() or 1
         each_rule(kernel, ram, rodata, block)
-        fill_hole(kernel, ram)
-        collapse(kernel)
+        holes(kernel, ram)
+        collapse(kernel, whole)
         large = [(first, end) for first, end in ram if end - first > GIGA]
         for _ in range(round(400 * options.scale)):
             if report.out_of_time():
