@@ -33,7 +33,8 @@ class Changes:
     """First page in the direct map, by its address; -1 where the row does not apply to the direct map."""
     n_pages: npt.NDArray[np.int64]
     n_done: npt.NDArray[np.int64]
-    """Pages really changed: all of them where the call returned 0, or where its return was not seen."""
+    """Pages really changed: all of them where the call returned 0 (but for one that asked for nothing), or where its return
+    was not seen."""
     exit_ns: npt.NDArray[np.int64]
     effect_ns: npt.NDArray[np.int64]
     """When each took effect: at its exit, but a direct call before those nested in it."""
@@ -94,7 +95,9 @@ def load_changes(trace: Trace) -> Changes:
     first = _first_pfn(columns, memory.get("page_offset"), direct & ~is_array)
     n_pages = _bounded_pages(columns, "n_pages", direct, end, where)
     n_done = _bounded_pages(columns, "n_done", direct, end, where)
-    whole = (columns["ret"] == 0) | (columns["has_exit"] == 0)
+    # Nothing asked for: from 6.2 on the call returns at once, at its first page (sm: __change_page_attr_set_clr).
+    idle = (n_done == 0) & ((columns["mask_set"] | columns["mask_clr"]) == 0) & (columns["force_split"] == 0)
+    whole = ((columns["ret"] == 0) & ~idle) | (columns["has_exit"] == 0)
     n_done = np.where(whole, n_pages, n_done)
     n_done = np.where(is_array, np.minimum(n_done, lengths), n_done)
     bad = _first_true(direct & (n_done > n_pages))

@@ -13,7 +13,6 @@ from collect.schema import LEAF_PAGES, Level
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
-    from analyze.compare import Difference
     from analyze.counter_check import SplitCount
     from analyze.verify import Verification
 
@@ -23,22 +22,21 @@ EXACT, NOT_EXACT = 0, 1
 
 COLUMNS = 79
 
-MAX_SHOWN = 8
-"""Differences of a kind that are printed; `--json` lists more."""
-
-_WHEN = {"before": "before the call", "first": "first page after it", "last": "last page after it"}
-
 
 def add_to(commands: Subparsers) -> None:
     parser = commands.add_parser("verify", help="hold the rebuilt state against the snapshots, page by page")
     add_trace(parser)
     add_json(parser)
-    parser.set_defaults(run=lambda options: run(options.directory, as_json=options.json))
+    parser.add_argument(
+        "--rules", action="store_true", help="also how many changes exercised each of the kernel's rules"
+    )
+    parser.set_defaults(run=lambda options: run(options.directory, as_json=options.json, rules=options.rules))
 
 
-def run(directory: Path, *, as_json: bool) -> int:
+def run(directory: Path, *, as_json: bool, rules: bool = False) -> int:
     """Verify and print; returns the exit status. Raises TraceError."""
     from analyze.verify import verify
+    from analyze.verify_text import difference_lines, rule_lines
 
     trace = open_trace(directory)
     found = verify(trace)
@@ -46,7 +44,8 @@ def run(directory: Path, *, as_json: bool) -> int:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         print(f"{'exact' if found.exact else 'NOT EXACT'}: {clean(directory.name or directory)}")
-        print("\n".join(line[:COLUMNS] for line in [*_lines(found), *_differences(found)]))
+        told = rule_lines(found) if rules else []
+        print("\n".join(line[:COLUMNS] for line in [*_lines(found), *told, *difference_lines(found)]))
     return EXACT if found.exact else NOT_EXACT
 
 
@@ -141,36 +140,4 @@ def _counter_lines(splits: dict[Level, SplitCount]) -> list[str]:
         agree = "agrees" if m2.agree and g1.agree else "DISAGREES"
         within = f" (within {slack:,}, in the margins)" if slack else ""
         lines.append(f"            {m2.counted:,} x 2M, {g1.counted:,} x 1G counted by /proc/vmstat: {agree}{within}")
-    return lines
-
-
-def _runs(difference: Difference, most: int) -> list[str]:
-    lines = []
-    for pfn, n, level, attrs, seen_level, seen_attrs in difference.listed[:most].tolist():
-        lines.append(f"  pfn {pfn:#x}, {counted(n, 'page')}: rebuilt level {level} attrs {attrs:#x},")
-        lines.append(f"      snapshot level {seen_level} attrs {seen_attrs:#x}")
-    return lines
-
-
-def _differences(found: Verification) -> list[str]:
-    lines = []
-    for check in [check for check in found.between if not check.exact][:MAX_SHOWN]:
-        seconds = (check.ts_ns - found.start_ns) / 1e9
-        lines.append(f"  snapshot {check.number} ({check.moment.name.lower()}, {seconds:.1f} s after the start):")
-        lines.append(f"      {check.difference.level:,} wrong in level, {check.difference.attributes:,} in attributes")
-        lines += _runs(check.difference, MAX_SHOWN // 4)
-    if found.difference is not None:
-        lines += _runs(found.difference, MAX_SHOWN)
-    if found.observed is not None:
-        for leaf in found.observed.differ.head(MAX_SHOWN).itertuples(index=False):
-            size = "1G" if leaf.level == Level.G1 else "2M"
-            lines.append(f"  {size} entry of pfn {leaf.pfn:#x}: split {leaf.rebuilt} x by our rules,")
-            lines.append(f"      observed {leaf.observed} x (call {leaf.call_id})")
-    wrong = found.rules[~found.rules["ambiguous"]].head(MAX_SHOWN)
-    for row in wrong.itertuples(index=False):
-        lines.append(f"  call {row.call_id}, pfn {row.page:#x}, {_WHEN[str(row.when)]}:")
-        lines.append(f"      {row.rule}")
-        lines.append(f"      predicted level {row.predicted_level} attrs {row.predicted_attrs:#x},")
-        lines.append(f"      observed  level {row.observed_level} attrs {row.observed_attrs:#x}")
-        lines += [f"        {clean(frame)}" for frame in found.stacks.frames(int(str(row.stack_id)))[:4]]
     return lines

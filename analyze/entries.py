@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.jit import kernel, signed
-from collect.schema import Level, Pte
+from analyze.rule_names import N_COUNTED
+from collect.schema import ATTRS_HARDWARE, Level, Pte
 
 __all__ = [
     "ATTRS_FULL",
@@ -23,9 +24,11 @@ __all__ = [
     "MAX_ATTRS",
     "Entries",
     "attr_code",
+    "clear_frame",
     "collapse_frame",
     "collapse_giga",
     "entry_at",
+    "met",
     "new_entries",
     "open_slab",
     "split_frame",
@@ -51,11 +54,17 @@ _HASH_SHIFT = np.uint64(64 - _HASH_BITS)
 
 _RW = np.uint64(int(Pte.RW))
 _P = np.uint64(int(Pte.P))
+_G = np.uint64(int(Pte.G))
+_HARDWARE = np.uint64(ATTRS_HARDWARE)
+_KERNEL_4K = np.uint64(1 << 11)  # asm/pgtable_types.h: _PAGE_KERNEL_4K, an entry that is 4K on purpose (6.15)
 
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 
 # Cells of Entries.meta
-N_SLABS, N_ATTRS, SYMBOLIC, RODATA_FIRST, RODATA_END, N_FREE_SLABS = range(6)
+N_SLABS, N_ATTRS, SYMBOLIC, RODATA_FIRST, RODATA_END, N_FREE_SLABS, RULES = range(7)
+META_CELLS = (
+    RULES + 2 * N_COUNTED
+)  # from RULES on two for each Rule: changes that exercised it, row of the last one + 1
 
 
 class Entries(NamedTuple):
@@ -93,7 +102,7 @@ def new_entries(n_pages: int, n_symbolic: int, rodata: tuple[int, int]) -> Entri
         free_slabs=_reserve(n_frames, np.int32),
         attrs=np.zeros(MAX_ATTRS + 1, np.uint64),
         codes=np.zeros(_HASH_SIZE, np.int32),
-        meta=np.zeros(6, np.int64),
+        meta=np.zeros(META_CELLS, np.int64),
         counts=np.zeros((2, 4), np.int64),
     )
     entries.meta[N_ATTRS] = 1  # code 0 is a hole
@@ -140,6 +149,15 @@ def entry_at(m: Entries, pfn: int) -> tuple[int, int]:
 
 
 @kernel
+def met(m: Entries, rule: int, row: int) -> None:
+    """Count a rule, once for a change however often it meets it."""
+    at = RULES + 2 * rule
+    if m.meta[at + 1] != row + 1:
+        m.meta[at] += 1
+        m.meta[at + 1] = row + 1
+
+
+@kernel
 def _strips_rw(m: Entries, value: np.uint64, first: int, n_pages: int) -> bool:
     """static_protections() on the direct map: rodata may not be writable (sm: protect_rodata)."""
     return bool(
@@ -166,12 +184,23 @@ def open_slab(m: Entries, frame: int, code: int) -> None:
 
 
 @kernel
+def _for_smaller(m: Entries, code: int) -> int:
+    """The code that the parts of a split leaf get: a leaf that is not present has no G to pass on
+    (sm: __split_large_page, pgprot_clear_protnone_bits).
+    """
+    value = m.attrs[code]
+    return attr_code(m, value & ~_G) if value & _P == 0 and value & _G != 0 else code
+
+
+@kernel
 def split_frame(m: Entries, frame: int, static: bool) -> bool:
     """2M leaf -> 512 4K entries with its flags (sm: __split_large_page). False: no attribute code left.
 
     `static`: the leaf broke the static protections; each new entry is made to keep them (sm: split_set_pte).
     """
-    code = signed(m.frame_code[frame])
+    code = _for_smaller(m, signed(m.frame_code[frame]))
+    if code < 0:
+        return False
     open_slab(m, frame, code)
     first = frame << FRAME_SHIFT
     side = 1 if first >= m.meta[SYMBOLIC] else 0
@@ -190,38 +219,69 @@ def split_frame(m: Entries, frame: int, static: bool) -> bool:
 
 
 @kernel
-def split_giga(m: Entries, giga: int, static: bool) -> bool:
-    """1G leaf -> 512 2M leaves with its flags (sm: __split_large_page). False: no attribute code left."""
-    code = signed(m.giga_code[giga])
+def split_giga(m: Entries, giga: int) -> bool:
+    """1G leaf -> 512 2M leaves with its flags (sm: __split_large_page). False: no attribute code left.
+
+    A leaf that broke the static protections hands that on: only new 4K entries are made to keep them (sm:
+    split_set_pte, "Cannot fixup static protections for PUD split"), when the 2M leaf is split in its turn.
+    """
+    code = _for_smaller(m, signed(m.giga_code[giga]))
+    if code < 0:
+        return False
     first = giga << (GIGA_SHIFT - FRAME_SHIFT)
     m.giga_level[giga] = M2
     m.giga_code[giga] = 0
     side = 1 if giga << GIGA_SHIFT >= m.meta[SYMBOLIC] else 0
     m.counts[side, G1] -= 1
     m.counts[side, M2] += GIGA >> FRAME_SHIFT
-    value = m.attrs[code]
     for frame in range(first, first + (GIGA >> FRAME_SHIFT)):
         m.frame_level[frame] = M2
         m.frame_code[frame] = code
         m.frame_slab[frame] = -1
-        if static and _strips_rw(m, value, frame << FRAME_SHIFT, FRAME):
-            stripped = attr_code(m, value & ~_RW)
-            if stripped < 0:
-                return False
-            m.frame_code[frame] = stripped
     return True
 
 
 @kernel
+def clear_frame(m: Entries, frame: int) -> None:
+    """Make a hole of a 2M frame whose 1G range is a table, whatever maps it."""
+    side = 1 if frame << FRAME_SHIFT >= m.meta[SYMBOLIC] else 0
+    if m.frame_level[frame] == M2:
+        m.counts[side, M2] -= 1
+    elif m.frame_level[frame] == K4:
+        slab = m.frame_slab[frame]
+        for i in range(FRAME):
+            if m.slabs[slab, i] != 0:
+                m.counts[side, K4] -= 1
+        m.frame_slab[frame] = -1
+        m.free_slabs[m.meta[N_FREE_SLABS]] = slab
+        m.meta[N_FREE_SLABS] += 1
+    m.frame_level[frame] = 0
+    m.frame_code[frame] = 0
+
+
+@kernel
+def _alike(m: Entries, code: int, first: int) -> bool:
+    """Present, and of the same flags as the first of its table, but for what the CPU sets (which a trace cannot know)."""
+    return bool((m.attrs[code] & _P) != 0 and (m.attrs[code] ^ m.attrs[first]) & ~_HARDWARE == 0)
+
+
+@kernel
 def collapse_frame(m: Entries, frame: int) -> bool:
-    """512 4K entries -> the 2M leaf of the first one's flags (7.2 sm:1281 collapse_pmd_page). False if not split."""
+    """512 4K entries -> the 2M leaf of the first one's flags (sm: collapse_pmd_page, 6.15 and later).
+
+    False, and nothing done, where the frame is not split, or not all entries are present and alike, or 4K on purpose.
+    """
     if m.giga_level[frame >> (GIGA_SHIFT - FRAME_SHIFT)] != M2 or m.frame_level[frame] != K4:
         return False
     slab = m.frame_slab[frame]
-    side = 1 if frame << FRAME_SHIFT >= m.meta[SYMBOLIC] else 0
+    first = signed(m.slabs[slab, 0])
+    if m.attrs[first] & _KERNEL_4K != 0:
+        return False
     for i in range(FRAME):
-        if m.slabs[slab, i] != 0:
-            m.counts[side, K4] -= 1
+        if not _alike(m, signed(m.slabs[slab, i]), first):
+            return False
+    side = 1 if frame << FRAME_SHIFT >= m.meta[SYMBOLIC] else 0
+    m.counts[side, K4] -= FRAME
     m.counts[side, M2] += 1
     m.frame_level[frame] = M2
     m.frame_code[frame] = m.slabs[slab, 0]
@@ -233,12 +293,15 @@ def collapse_frame(m: Entries, frame: int) -> bool:
 
 @kernel
 def collapse_giga(m: Entries, giga: int) -> bool:
-    """512 2M leaves -> the 1G leaf of the first one's flags (7.2 sm:1351 collapse_pud_page). False if not all leaves."""
+    """512 2M leaves -> the 1G leaf of the first one's flags (sm: collapse_pud_page, 6.15 and later).
+
+    False, and nothing done, where not all are leaves, present and alike.
+    """
     first = giga << (GIGA_SHIFT - FRAME_SHIFT)
     if m.giga_level[giga] != M2:
         return False
     for frame in range(first, first + (GIGA >> FRAME_SHIFT)):
-        if m.frame_level[frame] != M2:
+        if m.frame_level[frame] != M2 or not _alike(m, signed(m.frame_code[frame]), signed(m.frame_code[first])):
             return False
     side = 1 if giga << GIGA_SHIFT >= m.meta[SYMBOLIC] else 0
     m.counts[side, M2] -= GIGA >> FRAME_SHIFT

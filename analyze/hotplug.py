@@ -144,7 +144,7 @@ def remove_range(m: Entries, pfn: int, n_pages: int) -> None:
                 m.counts[side, G1] -= 1
                 page += GIGA
             else:
-                split_giga(m, giga, False)
+                split_giga(m, giga)
         elif m.frame_level[frame] == 0:
             page = (frame + 1) << FRAME_SHIFT
         elif m.frame_level[frame] == M2:

@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from analyze.changes import Changes, load_changes
 from analyze.directmap import FRAME, GIGA, DirectMap, SplitLog, Window, new_log, raise_failure
-from analyze.entries import Entries, collapse_frame, collapse_giga, entry_at
+from analyze.entries import Entries, collapse_frame, collapse_giga, entry_at, met
 from analyze.hotplug import Reread, add_range, read_again, remove_range
 from analyze.jit import kernel
 from analyze.observed_splits import ObservedSplits, load_splits
+from analyze.rule_names import Rule
 from analyze.rules import change_range, split_leaf
 from analyze.snapshots import Snapshot, SnapshotTable, load_snapshot
 from collect.errors import TraceError
@@ -33,6 +34,8 @@ __all__ = ["NOT_PREDICTED", "Course", "LeafCounts", "Notes", "Playback", "Predic
 
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 _CPA, _COLLAPSE, _ADD, _REMOVE = (int(kind) for kind in ChangeKind)
+_COLLAPSED_2M, _COLLAPSED_1G = int(Rule.COLLAPSED_2M), int(Rule.COLLAPSED_1G)
+_HOTPLUG_ADD, _HOTPLUG_REMOVE = int(Rule.HOTPLUG_ADD), int(Rule.HOTPLUG_REMOVE)
 
 NOT_PREDICTED = 255
 """Level in a `Prediction` where the rules say nothing: not a direct-map change, or outside the snapshots' times."""
@@ -375,15 +378,20 @@ def _apply_all(
                             if failed < 0:
                                 return failed
             elif inside and kind[row] == _COLLAPSE:
-                if collapse_frame(m, first // FRAME) and ret[row] == 2:
-                    collapse_giga(m, first // GIGA)
+                if collapse_frame(m, first // FRAME):
+                    met(m, _COLLAPSED_2M, row)
+                    if ret[row] == 2 and collapse_giga(m, first // GIGA):
+                        met(m, _COLLAPSED_1G, row)
             elif inside and kind[row] == _REMOVE:
                 remove_range(m, first, n_pages[row])
+                met(m, _HOTPLUG_REMOVE, row)
             elif inside and kind[row] == _ADD and ret[row] == 0:
+                met(m, _HOTPLUG_ADD, row)
                 got_code = add_range(m, first, n_pages[row], seen_level[row], seen_attrs[row])
                 if got_code < 0:
                     return got_code
-            if predict and inside and kind[row] == _CPA and (n_done[row] > 0 or ret[row] == 0):
+            told = (kind[row] == _CPA and (n_done[row] > 0 or ret[row] == 0)) or kind[row] == _COLLAPSE
+            if predict and inside and told:
                 level, code = entry_at(m, first)
                 level_first[row], attrs_first[row] = level, m.attrs[code]
                 if _inside(window, last, entry, leave):

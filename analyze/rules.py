@@ -22,11 +22,14 @@ from analyze.entries import (
     SYMBOLIC,
     Entries,
     attr_code,
+    clear_frame,
+    met,
     open_slab,
     split_frame,
     split_giga,
 )
 from analyze.jit import kernel, signed
+from analyze.rule_names import Rule
 from collect.schema import Level, Pte
 
 __all__ = ["ATTRS_OVERFLOW", "LOG_FULL", "SplitLog", "Window", "change_range", "new_log", "no_window", "split_leaf"]
@@ -41,10 +44,17 @@ LOG_FULL = -2
 _P = np.uint64(int(Pte.P))
 _RW = np.uint64(int(Pte.RW))
 _G = np.uint64(int(Pte.G))
+_PAT = np.uint64(int(Pte.PAT))
 _ZERO = np.uint64(0)
 _KERNPG_TABLE = np.uint64(int(Pte.P | Pte.RW | Pte.A | Pte.D))  # asm/pgtable_types.h, without the encryption bit
 
-_KEEP, _REWRITE, _SPLIT, _SPLIT_STATIC = range(4)
+# What becomes of a large leaf; the number is that of its Rule, with that of its level: Rule(2 * what + (level == 1G)).
+_KEEP, _REWRITE, _SPLIT, _SPLIT_FORCED, _SPLIT_RODATA, _SPLIT_STATIC = range(6)
+
+_SAME_4K, _WRITTEN_4K, _RODATA_4K = int(Rule.SAME_4K), int(Rule.WRITTEN_4K), int(Rule.RODATA_4K)
+_GLOBAL_LOST, _LARGE_ABSENT, _ABSENT_SPLIT = int(Rule.GLOBAL_LOST), int(Rule.LARGE_ABSENT), int(Rule.ABSENT_SPLIT)
+_PAT_LARGE, _LEFT_SPLIT, _NO_MASKS = int(Rule.PAT_LARGE), int(Rule.LEFT_SPLIT), int(Rule.NO_MASKS)
+_HOLE_PASSED, _HOLE_FILLED = int(Rule.HOLE_PASSED), int(Rule.HOLE_FILLED)
 
 
 class SplitLog(NamedTuple):
@@ -94,6 +104,19 @@ def _changed(value: np.uint64, mask_set: np.uint64, mask_clr: np.uint64) -> np.u
 
 
 @kernel
+def _changed_large(value: np.uint64, mask_set: np.uint64, mask_clr: np.uint64) -> np.uint64:
+    """The same for a large leaf, which loses PAT with P too.
+
+    Its PAT bit is bit 12, where one that is not present holds a bit of the inverted page frame number (asm/pgtable.h:
+    pfn_pte, which knows no size; pmd_flags_mask takes bit 12 for an address where PSE is not set).
+    """
+    value = _changed(value, mask_set, mask_clr)
+    if value & _P == _ZERO:
+        value &= ~_PAT
+    return value
+
+
+@kernel
 def _in_rodata(m: Entries, first: int, n_pages: int) -> bool:
     return first < m.meta[RODATA_END] and first + n_pages > m.meta[RODATA_FIRST]  # type: ignore[no-any-return]
 
@@ -110,20 +133,38 @@ def _decide(
     mask_clr: np.uint64,
     force_split: bool,
 ) -> tuple[int, np.uint64]:
-    """What becomes of a large leaf, and its new attributes (sm: __should_split_large_page)."""
+    """What becomes of a large leaf, and its new attributes (sm: should_split_large_page, __should_split_large_page).
+
+    The order is the kernel's: forced; a leaf that breaks the static protections already (f61c5ba2885e, 4.20); nothing to
+    change, whatever the range; not covered; and no attempt to find out whether a conflict could be avoided (585948f4f695).
+    """
     if force_split:
-        return _SPLIT, old
+        return _SPLIT_FORCED, old
     rodata = _in_rodata(m, first, size)
     if rodata and old & _P != _ZERO and old & _RW != _ZERO:
         return _SPLIT_STATIC, old
-    wanted = _changed(old, mask_set, mask_clr)
+    wanted = _changed_large(old, mask_set, mask_clr)
     if wanted == old:
         return _KEEP, old
     if page != first or rest < size:
         return _SPLIT, old
     if rodata and wanted & _P != _ZERO and wanted & _RW != _ZERO:
-        return _SPLIT, old
+        return _SPLIT_RODATA, old
     return _REWRITE, wanted
+
+
+@kernel
+def _met_large(m: Entries, what: int, level: int, old: np.uint64, new: np.uint64, row: int) -> None:
+    """Count the rules that a large leaf has met."""
+    met(m, 2 * what + (1 if level == G1 else 0), row)
+    if what >= _SPLIT and old & _P == _ZERO:
+        met(m, _ABSENT_SPLIT, row)
+    if what != _KEEP and (old | new) & _PAT != _ZERO:
+        met(m, _PAT_LARGE, row)
+    if what == _REWRITE and old & _P != _ZERO and new & _P == _ZERO:
+        met(m, _LARGE_ABSENT, row)
+        if old & _G != _ZERO:
+            met(m, _GLOBAL_LOST, row)
 
 
 @kernel
@@ -142,34 +183,34 @@ def _log_split(log: SplitLog, row: int, ts_ns: int, pfn: int, page: int, level: 
 
 
 @kernel
-def _change_pages(m: Entries, page: int, n: int, mask_set: np.uint64, mask_clr: np.uint64, has_pgd: bool) -> int:
-    """Change `n` 4K entries of one split frame; how many got another value, or ATTRS_OVERFLOW."""
+def _change_pages(m: Entries, row: int, page: int, n: int, mask_set: np.uint64, mask_clr: np.uint64) -> int:
+    """Change `n` 4K entries of one split frame (sm: __change_page_attr); how many got another value, or ATTRS_OVERFLOW."""
     slab = m.frame_slab[page >> FRAME_SHIFT]
-    side = 1 if page >= m.meta[SYMBOLIC] else 0
     start = page & (FRAME - 1)
     n_changed = 0
     known_old, known_new = -1, -1  # neighbours mostly hold the same attributes
     for i in range(start, start + n):
         code = signed(m.slabs[slab, i])
+        if code == 0:
+            met(m, _HOLE_PASSED, row)
+            continue
         rodata = _in_rodata(m, page - start + i, 1)
         if code == known_old and not rodata:
             new = known_new
         else:
-            if code == 0:
-                if not has_pgd:
-                    continue
-                value = (_KERNPG_TABLE & ~mask_clr) | mask_set
-            else:
-                value = _changed(m.attrs[code], mask_set, mask_clr)
+            value = _changed(m.attrs[code], mask_set, mask_clr)
             if rodata and value & _P != _ZERO:
+                if value & _RW != _ZERO:
+                    met(m, _RODATA_4K, row)
                 value &= ~_RW
+            if m.attrs[code] & ~value & _G & ~mask_clr != _ZERO:
+                met(m, _GLOBAL_LOST, row)
             new = attr_code(m, value)
             if new < 0:
                 return ATTRS_OVERFLOW
+            met(m, _SAME_4K if new == code else _WRITTEN_4K, row)
             if not rodata:
                 known_old, known_new = code, new
-        if code == 0:
-            m.counts[side, K4] += 1
         if new != code:
             m.slabs[slab, i] = new
             n_changed += 1
@@ -177,28 +218,76 @@ def _change_pages(m: Entries, page: int, n: int, mask_set: np.uint64, mask_clr: 
 
 
 @kernel
-def _populate(m: Entries, page: int, rest: int, mask_set: np.uint64, mask_clr: np.uint64) -> int:
-    """Fill a hole at the start of, or inside, an unmapped frame (sm: populate_pgd); pages filled, or ATTRS_OVERFLOW."""
-    code = attr_code(m, (_KERNPG_TABLE & ~mask_clr) | mask_set)
+def _holes_at(m: Entries, page: int, n: int) -> int:
+    """Pages from `page`, of a split frame, up to the first hole; at most `n`."""
+    slab = m.frame_slab[page >> FRAME_SHIFT]
+    start = page & (FRAME - 1)
+    for i in range(start, start + n):
+        if m.slabs[slab, i] == 0:
+            return i - start
+    return n
+
+
+@kernel
+def _fill(
+    m: Entries,
+    window: Window,
+    entry_ns: int,
+    exit_ns: int,
+    page: int,
+    end: int,
+    mask_set: np.uint64,
+    mask_clr: np.uint64,
+) -> int:
+    """Map pages [page, end) anew, whatever was there (sm: populate_pgd, populate_pud, populate_pmd, populate_pte).
+
+    Not only the hole that was met: the kernel hands the rest of the call down and looks at no entry. In the largest
+    pieces that are aligned; static protections are not asked. Left out is what the kernel would do to a leaf that reaches
+    beyond the piece: it takes it for a table. Returns the entries written, or ATTRS_OVERFLOW.
+    """
+    code = attr_code(m, _changed(_KERNPG_TABLE, mask_set, mask_clr))
     if code < 0:
         return ATTRS_OVERFLOW
     side = 1 if page >= m.meta[SYMBOLIC] else 0
-    giga = page >> GIGA_SHIFT
-    if m.giga_level[giga] == 0:
-        if page & (GIGA - 1) == 0 and rest >= GIGA:
+    per_giga = GIGA >> FRAME_SHIFT
+    n_written = 0
+    while page < end:
+        giga, frame = page >> GIGA_SHIFT, page >> FRAME_SHIFT
+        stop = min(end, (frame + 1) << FRAME_SHIFT)
+        whole = page & (GIGA - 1) == 0 and end - page >= GIGA
+        if whole:
+            stop = page + GIGA
+        if len(window.lo) > 0 and (exit_ns <= window.lo[frame] or entry_ns >= window.hi[frame]):
+            page = stop
+            continue
+        if whole:
+            if m.giga_level[giga] == M2:
+                for other in range(giga * per_giga, (giga + 1) * per_giga):
+                    clear_frame(m, other)
+            if m.giga_level[giga] != G1:
+                m.counts[side, G1] += 1
             m.giga_level[giga] = G1
             m.giga_code[giga] = code
-            m.counts[side, G1] += 1
-            return GIGA
-        m.giga_level[giga] = M2
-    frame = page >> FRAME_SHIFT
-    if page & (FRAME - 1) == 0 and rest >= FRAME:
-        m.frame_level[frame] = M2
-        m.frame_code[frame] = code
-        m.counts[side, M2] += 1
-        return FRAME
-    open_slab(m, frame, 0)
-    return 0
+            n_written += 1
+        elif m.giga_level[giga] != G1:
+            m.giga_level[giga] = M2
+            if stop - page == FRAME:
+                clear_frame(m, frame)
+                m.frame_level[frame] = M2
+                m.frame_code[frame] = code
+                m.counts[side, M2] += 1
+                n_written += 1
+            elif m.frame_level[frame] != M2:
+                if m.frame_level[frame] == 0:
+                    open_slab(m, frame, 0)
+                slab = m.frame_slab[frame]
+                for i in range(page & (FRAME - 1), (page & (FRAME - 1)) + stop - page):
+                    if m.slabs[slab, i] == 0:
+                        m.counts[side, K4] += 1
+                    m.slabs[slab, i] = code
+                    n_written += 1
+        page = stop
+    return n_written
 
 
 @kernel
@@ -213,9 +302,10 @@ def split_leaf(m: Entries, log: SplitLog, row: int, ts_ns: int, page: int, level
         return 0
     old = m.attrs[code]
     static = _in_rodata(m, first, size) and old & _P != _ZERO and old & _RW != _ZERO
-    done = split_giga(m, giga, static) if level == G1 else split_frame(m, frame, static)
+    done = split_giga(m, giga) if level == G1 else split_frame(m, frame, static)
     if not done:
         return ATTRS_OVERFLOW
+    met(m, _LEFT_SPLIT, row)
     return 0 if _log_split(log, row, ts_ns, first, page, level, old) else LOG_FULL
 
 
@@ -245,6 +335,7 @@ def change_range(
     """
     n_giga, n_frame, n_changed = 0, 0, 0
     if mask_set | mask_clr == _ZERO and not force_split:
+        met(m, _NO_MASKS, row)
         return 0, 0, 0
     windowed = len(window.lo) > 0
     static = False  # cpa->force_static_prot: once set it stays for the rest of the call
@@ -263,9 +354,10 @@ def change_range(
             first = giga << GIGA_SHIFT
             old = m.attrs[m.giga_code[giga]]
             what, new = _decide(m, old, first, GIGA, page, rest, mask_set, mask_clr, force_split)
+            _met_large(m, what, level, old, new, row)
             if what >= _SPLIT:
                 static = static or what == _SPLIT_STATIC
-                if not split_giga(m, giga, static):
+                if not split_giga(m, giga):
                     return ATTRS_OVERFLOW, 0, 0
                 n_giga += 1
                 if not _log_split(log, row, exit_ns, first, page, G1, old):
@@ -283,16 +375,20 @@ def change_range(
             level = m.frame_level[frame]
             if level == K4:
                 n = min(to_frame_end, n_done - i)
-                got = _change_pages(m, page, n, mask_set, mask_clr, has_pgd)
-                if got < 0:
-                    return ATTRS_OVERFLOW, 0, 0
-                n_changed += got
-                i += n
-                continue
+                if has_pgd:
+                    n = _holes_at(m, page, n)
+                if n > 0:
+                    got = _change_pages(m, row, page, n, mask_set, mask_clr)
+                    if got < 0:
+                        return ATTRS_OVERFLOW, 0, 0
+                    n_changed += got
+                    i += n
+                    continue
             if level == M2:
                 first = frame << FRAME_SHIFT
                 old = m.attrs[m.frame_code[frame]]
                 what, new = _decide(m, old, first, FRAME, page, rest, mask_set, mask_clr, force_split)
+                _met_large(m, what, level, old, new, row)
                 if what >= _SPLIT:
                     static = static or what == _SPLIT_STATIC
                     if not split_frame(m, frame, static):
@@ -311,13 +407,12 @@ def change_range(
                 continue
         # A hole: passed over page by page, or filled where the call brings its page directory (sm: __cpa_process_fault).
         if has_pgd:
-            filled = _populate(m, page, rest, mask_set, mask_clr)
+            filled = _fill(m, window, entry_ns, exit_ns, page, pfn + n_pages, mask_set, mask_clr)
             if filled < 0:
                 return ATTRS_OVERFLOW, 0, 0
-            n_changed += 1 if filled > 0 else 0
-            i += filled
-        elif m.giga_level[giga] == 0:
-            i += min(rest, GIGA - (page & (GIGA - 1)))
-        else:
-            i += min(rest, to_frame_end)
+            met(m, _HOLE_FILLED, row)
+            n_changed += filled
+            break
+        met(m, _HOLE_PASSED, row)
+        i += min(rest, GIGA - (page & (GIGA - 1)) if m.giga_level[giga] == 0 else to_frame_end)
     return n_giga, n_frame, n_changed

@@ -12,16 +12,19 @@ from analyze.compare import Difference, compare
 from analyze.counter_check import SplitCount, check_counters
 from analyze.directmap import FRAME, DirectMap
 from analyze.losses import ARRAY_PAGES, Doubt, lost_for
+from analyze.mismatch_words import Told
 from analyze.moments import MomentCheck, check_moments
 from analyze.observed_splits import SplitDifference, compare_splits
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.rule_check import rule_mismatches
+from analyze.rule_count import count_rules
+from analyze.rule_names import Rule
 from analyze.snapshots import load_snapshot
 from analyze.stacks import Stacks
 from collect.schema import ChangeKind, Level, Moment
 from collect.trace import Trace
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "runs_of", "verify"]
 
 MAX_JSON_ROWS = 100
 """Unexplained runs of pages and rule mismatches that `to_json` lists; all are counted."""
@@ -47,6 +50,8 @@ class Verification:
             loading and unloading our own probes is in there. A moment that was not recorded is missing.
         stacks: the stacks of the trace.
         start_ns: when the START snapshot was read.
+        met: changes that exercised each rule (`analyze.rule_count`).
+        told: says what a change was, and which touched a page last.
     """
 
     difference: Difference | None
@@ -60,6 +65,8 @@ class Verification:
     around: dict[str, dict[Level, int]]
     stacks: Stacks
     start_ns: int
+    met: dict[Rule, int]
+    told: Told
     n_changes: int
     n_direct: int
 
@@ -107,6 +114,7 @@ class Verification:
             "between": self._between(),
             "rule_mismatches": self.rule_count,
             "rule_ambiguous": int(self.rules["ambiguous"].sum()),
+            "rules_met": {rule.name.lower(): n for rule, n in self.met.items()},
             "splits": {
                 "found_2m": m2.found,
                 "found_1g": g1.found,
@@ -139,8 +147,10 @@ class Verification:
             "rule_mismatch_list": self._rule_list(),
         }
 
-    def _unexplained(self) -> list[dict[str, int]]:
-        return [] if self.difference is None else _runs(self.difference, MAX_JSON_ROWS)
+    def _unexplained(self) -> list[dict[str, Any]]:
+        if self.difference is None:
+            return []
+        return [{**run, **self.told.run(run)} for run in runs_of(self.difference, MAX_JSON_ROWS)]
 
     def _between(self) -> dict[str, Any]:
         """The snapshots between the two ends: their sum, and each."""
@@ -173,7 +183,7 @@ class Verification:
                     "frames_read_again": check.frames_again,
                     "rounds": check.rounds,
                     "frames_undecided": check.undecided,
-                    "unexplained": _runs(check.difference, MAX_JSON_RUNS_BETWEEN),
+                    "unexplained": runs_of(check.difference, MAX_JSON_RUNS_BETWEEN),
                 }
                 for check in checks
             ],
@@ -186,20 +196,22 @@ class Verification:
         differ = self.observed.differ
         shown = differ.head(MAX_JSON_ROWS)
         columns = {name: shown[name].tolist() for name in shown.columns}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return {
             "count": self.observed.observed,
             "leaves_that_differ": len(differ),
-            "list": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
+            "list": [{**row, "change": self.told.of_call(row["call_id"])} for row in rows],
         }
 
     def _rule_list(self) -> list[dict[str, Any]]:
         shown = self.rules[~self.rules["ambiguous"]].head(MAX_JSON_ROWS)
         columns = {name: shown[name].tolist() for name in shown.columns}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [{**row, "stack": self.stacks.frames(row["stack_id"])} for row in rows]
+        return [{**row, **self.told.mismatch(row), "stack": self.stacks.frames(row["stack_id"])} for row in rows]
 
 
-def _runs(difference: Difference, most: int) -> list[dict[str, int]]:
+def runs_of(difference: Difference, most: int) -> list[dict[str, int]]:
+    """The first runs of pages that differ."""
     names = ("pfn", "n_pages", "rebuilt_level", "rebuilt_attrs", "snapshot_level", "snapshot_attrs")
     return [dict(zip(names, row, strict=True)) for row in difference.listed[:most].tolist()]
 
@@ -229,6 +241,8 @@ def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
         around=_around(trace, rebuilt),
         stacks=stacks,
         start_ns=rebuilt.start.ts_last,
+        met=count_rules(rebuilt),
+        told=Told(rebuilt, stacks, rebuilt.start.ts_last),
         n_changes=len(rebuilt.changes),
         n_direct=int(rebuilt.changes.direct.sum()),
     )

@@ -25,6 +25,6 @@ def cause_text(user: object, cause: object, most: int) -> str:
     return text if len(text) <= most else text[: max(most, 12) - 2] + ".."
 
 
-def ascii_only(text: object) -> str:
+def ascii_only(text: object, most: int = 400) -> str:
     """Text from a trace as printable ASCII."""
-    return clean(text, 400).encode("ascii", "replace").decode()
+    return clean(text, most).encode("ascii", "replace").decode()

@@ -22,7 +22,8 @@ __all__ = ["Leaves", "Walker", "normalise", "runs"]
 U64 = npt.NDArray[np.uint64]
 PRESENT, LARGE = 1, 0x80
 PFN_BITS = 0x000F_FFFF_FFFF_F000
-# Address bits of a leaf entry by level; below them a large entry holds its PAT bit and zeros that are never inverted.
+# Address bits of a leaf entry by level. Below them a large entry holds its PAT bit; one that is not present holds nothing
+# but address bits there, inverted like the rest (asm/pgtable.h: pfn_pte, which knows no size).
 ADDRESS_BITS = np.array([PFN_BITS, PFN_BITS, PFN_BITS & ~((1 << 21) - 1), PFN_BITS & ~((1 << 30) - 1)], np.uint64)
 GIG_PAGES = LEAF_PAGES[Level.G1]
 
@@ -38,7 +39,7 @@ class Leaves(NamedTuple):
 def normalise(entry: U64, level: npt.NDArray[np.uint8], physical_mask: int) -> U64:
     """Raw leaf entries as attributes in the format of a 4K entry (see `schema.Pte`); an empty entry stays 0."""
     large = level > Level.K4
-    pat = (entry >> np.uint64(12) & np.uint64(1)) << np.uint64(7)
+    pat = (entry >> np.uint64(12) & entry & np.uint64(PRESENT)) << np.uint64(7)
     attrs = entry & ~np.uint64(physical_mask & PFN_BITS)
     return np.where(large, attrs & ~np.uint64(LARGE) | pat, attrs)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 SIZE = {1: 1, 2: 512, 3: 512 * 512}
-PRESENT, WRITABLE, GLOBAL = 0x1, 0x2, 0x100
+PRESENT, WRITABLE, LARGE_PAT, GLOBAL = 0x1, 0x2, 0x80, 0x100
+ON_PURPOSE = 0x800  # _PAGE_KERNEL_4K
+HARDWARE = 0x60
 KERNPG_TABLE = 0x63
 
 
@@ -53,7 +55,9 @@ class PageModel:
         while done < (n_pages if n_done is None else n_done):
             here, rest = page + done, n_pages - done
             if not self.level[here]:
-                done += self._fill_hole(here, rest, mask_set, mask_clr) if has_pgd else 1
+                if has_pgd:
+                    self._populate(here, page + n_pages, self._masked(KERNPG_TABLE, mask_set, mask_clr))
+                done += rest if has_pgd else 1
             elif self.level[here] == 1:
                 new = self._masked(self.attrs[here], mask_set, mask_clr)
                 self.attrs[here] = self._protected(here, 1, new)
@@ -64,7 +68,7 @@ class PageModel:
                     splits.append((self.level[here], first))
                     self._split(first, size, enforce[0])
                 else:
-                    self.attrs[first : first + size] = [self._masked(self.attrs[here], mask_set, mask_clr)] * size
+                    self.attrs[first : first + size] = [self._masked_large(self.attrs[here], mask_set, mask_clr)] * size
                     done += min(rest, first + size - here)
         return splits
 
@@ -79,6 +83,11 @@ class PageModel:
     def _masked(self, attrs: int, mask_set: int, mask_clr: int) -> int:
         attrs = attrs & ~mask_clr | mask_set
         return attrs if attrs & PRESENT else attrs & ~GLOBAL
+
+    def _masked_large(self, attrs: int, mask_set: int, mask_clr: int) -> int:
+        """pgprot_4k_2_large puts PAT where a page frame number that is stored inverted has an address bit."""
+        attrs = self._masked(attrs, mask_set, mask_clr)
+        return attrs if attrs & PRESENT else attrs & ~LARGE_PAT
 
     def _protected(self, first: int, n_pages: int, attrs: int) -> int:
         """Static protections: a present page of rodata is never writable."""
@@ -97,28 +106,48 @@ class PageModel:
         if self._protected(first, size, old) != old:
             enforce[0] = True
             return True
-        new = self._masked(old, mask_set, mask_clr)
+        new = self._masked_large(old, mask_set, mask_clr)
         if new == old:
             return False
         covered = page == first and rest >= size
         return not covered or self._protected(first, size, new) != new
 
     def _split(self, first: int, size: int, enforce: bool) -> None:
-        part = size // 512
         self.level[first : first + size] = bytes([self.level[first] - 1]) * size
-        if enforce:
-            for start in range(first, first + size, part):
-                self.attrs[start : start + part] = [self._protected(start, part, self.attrs[start])] * part
+        self.attrs[first : first + size] = [self._masked(self.attrs[first], 0, 0)] * size
+        if enforce and size == SIZE[2]:  # "PUD splits cannot be fixed trivially"
+            for page in range(first, first + size):
+                self.attrs[page] = self._protected(page, 1, self.attrs[page])
 
-    def _fill_hole(self, page: int, rest: int, mask_set: int, mask_clr: int) -> int:
-        attrs = KERNPG_TABLE & ~mask_clr | mask_set
-        for level in (3, 2):
-            size = SIZE[level]
-            if page % size == 0 and rest >= size and not any(self.level[page : page + size]):
-                self.fill(page, 1, level, attrs)
-                return size
-        self.fill(page, 1, 1, self._protected(page, 1, attrs))
-        return 1
+    def _populate(self, page: int, end: int, attrs: int) -> None:
+        """populate_pud and below: pieces up to the next 1G and 2M boundary in smaller entries, then large ones, then the
+        rest. Nothing is looked at, so what was mapped before is mapped anew; only a table is never made of a leaf.
+        """
+        while page < end:
+            giga, frame = page - page % SIZE[3], page - page % SIZE[2]
+            if page == giga and end - page >= SIZE[3]:
+                self.fill(page, 1, 3, attrs)
+                page += SIZE[3]
+            elif self.level[giga] == 3:
+                page = min(end, giga + SIZE[3])
+            elif page == frame and end - page >= SIZE[2]:
+                self.fill(page, 1, 2, attrs)
+                page += SIZE[2]
+            else:
+                if self.level[frame] != 2:
+                    self.fill(page, 1, 1, attrs)
+                page += 1
+
+    def collapse(self, page: int, level: int) -> bool:
+        """Make one leaf of the table of `level` entries above a page; False, and nothing done, where it may not be one."""
+        size = SIZE[level + 1]
+        first = page - page % size
+        block = range(first, first + size)
+        alike = {(self.level[p], self.attrs[p] & ~HARDWARE) for p in block} == {(level, self.attrs[first] & ~HARDWARE)}
+        if not alike or not self.attrs[first] & PRESENT or (level == 1 and self.attrs[first] & ON_PURPOSE):
+            return False
+        self.fill(first, 1, level + 1, self.attrs[first])
+        return True
 
     def runs(self, first: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """Rows of a snapshot of [first, end): (page, level, n_leaves, attrs); `first` starts a leaf or hole."""

@@ -10,16 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analyze.directmap import FRAME, GIGA, DirectMap
+from analyze.entries import collapse_frame, collapse_giga
 from collect.schema import Level, Pte
 from tests.machine import PageModel
 
 N_GIGAS = 2
 N_PAGES = N_GIGAS * GIGA
+KERNEL_4K = 1 << 11
 USUAL = int(Pte.P | Pte.RW | Pte.A | Pte.D | Pte.G | Pte.NX)
 
 bits = st.sampled_from([int(bit) for bit in (Pte.P, Pte.RW, Pte.PWT, Pte.PCD, Pte.PAT, Pte.D, Pte.G, Pte.NX)])
 masks = st.lists(bits, max_size=3).map(lambda some: sum(set(some)))
-attrs = st.sampled_from([USUAL, USUAL & ~int(Pte.RW), USUAL & ~int(Pte.P | Pte.G | Pte.RW), USUAL & ~int(Pte.G)])
+attrs = st.sampled_from(
+    [USUAL, USUAL & ~int(Pte.RW), USUAL & ~int(Pte.P | Pte.G | Pte.RW), USUAL & ~int(Pte.G), USUAL & ~int(Pte.P)]
+)
 near = st.sampled_from([0, 0, 0, 1, -1, 7, 511, 513])
 edges = st.one_of(
     st.integers(0, N_GIGAS).map(lambda giga: giga * GIGA),
@@ -84,7 +88,7 @@ def build(rows: list[tuple[int, int, int, int]], rodata: tuple[int, int]) -> tup
     return compiled, model
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(rows=runs(), edge=edges, size=st.sampled_from([0, 5, 512, 2283]), some=st.lists(calls, min_size=1, max_size=6))
 def test_rules_do_what_the_page_by_page_model_does(
     rows: list[tuple[int, int, int, int]], edge: int, size: int, some: list[Call]
@@ -141,3 +145,24 @@ def test_a_map_written_as_runs_and_loaded_again_is_the_same(
     for mine, theirs in zip(again.runs(), written, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert again.counts() == compiled.counts()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(rows=runs(), before=st.lists(calls, max_size=2), at=pages, bit=bits, on_purpose=st.booleans())
+def test_entries_are_put_back_only_where_they_are_alike(
+    rows: list[tuple[int, int, int, int]], before: list[Call], at: int, bit: int, on_purpose: bool
+) -> None:
+    compiled, model = build(rows, (0, 0))
+    first = at // FRAME * FRAME
+    soft = KERNEL_4K if on_purpose else 0
+    steps = [(call.pfn, min(call.n_pages, N_PAGES - call.pfn), call.mask_set, call.mask_clr) for call in before]
+    for pfn, n, mask_set, mask_clr in [*steps, (first, FRAME, soft, 0), (first + 3, 1, bit, 0), (first + 3, 1, 0, bit)]:
+        compiled.change(pfn, n, mask_set=mask_set, mask_clr=mask_clr)
+        model.change(pfn, n, mask_set, mask_clr)
+    assert collapse_frame(compiled.entries, at // FRAME) == model.collapse(at, Level.K4)
+    assert collapse_giga(compiled.entries, at // GIGA) == model.collapse(at, Level.M2)
+    every = np.arange(N_PAGES)
+    np.testing.assert_array_equal(compiled.level_of(every), np.frombuffer(model.level, np.uint8))
+    np.testing.assert_array_equal(compiled.attrs_of(every), np.array(model.attrs, np.uint64))
+    for level, n_pages in ((Level.K4, 1), (Level.M2, FRAME), (Level.G1, GIGA)):
+        assert compiled.counts()[level] == model.level.count(level) // n_pages

@@ -29,13 +29,11 @@ def leaf(pfn: int, attrs: int = RW) -> int:
     return pfn << 12 | attrs
 
 
-def absent(pfn: int, level: Level = Level.K4) -> int:
-    """A leaf taken out of the map: present bit off, the frame inverted (arch/x86/include/asm/pgtable-invert.h)."""
-    inverted = (
-        ~(pfn << 12)
-        & {Level.K4: MASK & ~0xFFF, Level.M2: MASK & ~((1 << 21) - 1), Level.G1: MASK & ~((1 << 30) - 1)}[level]
-    )
-    return inverted | RW & ~int(Pte.P) | (LARGE if level > Level.K4 else 0)
+def absent(pfn: int) -> int:
+    """A leaf taken out of the map: present bit and PSE off, the frame inverted (asm/pgtable.h, pfn_pte). That knows no
+    size, so in a large entry the address bits below the leaf's size are all ones, where its PAT bit was: tests/recordings.
+    """
+    return ~(pfn << 12) & MASK & ~0xFFF | RW & ~int(Pte.P)
 
 
 class FakeKcore:
@@ -93,7 +91,7 @@ def kcore(request: pytest.FixtureRequest) -> FakeKcore:
     fake.map(511, Level.K4, leaf(511, RW | Pte.PAT))
     fake.map(512, Level.M2, leaf(512, RW | LARGE))
     fake.map(1536, Level.M2, leaf(1536, RO | LARGE | LARGE_PAT))
-    fake.map(2048, Level.M2, absent(2048, Level.M2))
+    fake.map(2048, Level.M2, absent(2048))
     fake.map(GIG - 512, Level.K4, leaf(GIG - 512))
     fake.map(GIG, Level.G1, leaf(GIG, RW | LARGE))
     return fake
@@ -158,7 +156,7 @@ def test_memory_that_ends_within_a_gigabyte_is_walked_to_its_end() -> None:
 
 def test_a_gigabyte_that_is_not_present_is_still_a_leaf() -> None:
     kcore = FakeKcore()
-    kcore.map(GIG, Level.G1, absent(GIG, Level.G1))
+    kcore.map(GIG, Level.G1, absent(GIG))
     assert listed(kcore.walker().direct_map()) == [(GIG, 3, RW & ~int(Pte.P))]
     assert listed(kcore.walker().frame(600)) == [(GIG, 3, RW & ~int(Pte.P))]
 
@@ -187,7 +185,7 @@ def test_the_image_is_mapped_where_its_entries_say(levels: int) -> None:
     kcore.put(KERNEL_IMAGE_BASE + (18 << 20), Level.M2, leaf(text + 512, RO | LARGE | LARGE_PAT))
     kcore.put(KERNEL_IMAGE_BASE + (20 << 20), Level.K4, leaf(text + 1024, RO))
     kcore.put(KERNEL_IMAGE_BASE + (20 << 20) + 4096, Level.K4, absent(text + 1025))
-    kcore.put(KERNEL_IMAGE_BASE + (22 << 20), Level.M2, absent(text + 1536, Level.M2))
+    kcore.put(KERNEL_IMAGE_BASE + (22 << 20), Level.M2, absent(text + 1536))
     assert listed(kcore.walker().kernel_image()) == [
         (text, 2, RO),
         (text + 512, 2, RO | Pte.PAT),
@@ -232,7 +230,7 @@ def test_the_frame_behind_any_address_is_found(levels: int) -> None:
     kcore.put(area, Level.K4, leaf(0x1234, RO | ENCRYPTION))
     kcore.put(area + 4096, Level.K4, absent(0x1235))
     kcore.put(area + (2 << 20), Level.M2, leaf(512, RO | LARGE | LARGE_PAT))
-    kcore.put(area + (4 << 20), Level.M2, absent(1024, Level.M2))
+    kcore.put(area + (4 << 20), Level.M2, absent(1024))
     kcore.put(area - (1 << 30), Level.G1, leaf(GIG, RW | LARGE))
     found = {
         area: 0x1234,
@@ -265,7 +263,7 @@ def test_a_walk_reads_each_table_once(kcore: FakeKcore) -> None:
         (leaf(0x200, RW | LARGE | LARGE_PAT), Level.M2, RW | Pte.PAT),
         (leaf(GIG, RO | LARGE | LARGE_PAT), Level.G1, RO | Pte.PAT),
         (absent(0x12345), Level.K4, RW & ~int(Pte.P)),
-        (absent(0x200, Level.M2), Level.M2, RW & ~int(Pte.P)),
+        (absent(0x200), Level.M2, RW & ~int(Pte.P)),
         (leaf(0x12345, RW | 1 << 9 | 1 << 58), Level.K4, RW | 1 << 9 | 1 << 58),
     ],
 )
@@ -284,11 +282,12 @@ def test_entries_of_all_levels_are_brought_into_one_form(entry: int, level: Leve
 def test_a_frame_comes_back_from_its_entry(level: Level, pfn: int, present: bool, pat: bool, encrypted: bool) -> None:
     mask = MASK & ~ENCRYPTION
     pfn = pfn & ~{Level.K4: 0, Level.M2: 511, Level.G1: GIG - 1}[level] & mask >> 12
-    entry = leaf(pfn, RW | (LARGE if level > Level.K4 else 0)) if present else absent(pfn, level) & ~ENCRYPTION
+    entry = leaf(pfn, RW | (LARGE if level > Level.K4 else 0)) if present else absent(pfn) & ~ENCRYPTION
     entry |= (int(Pte.PAT) if level == Level.K4 else LARGE_PAT) if pat else 0
     entry |= ENCRYPTION if encrypted else 0
     entries, levels = np.array([entry], np.uint64), np.array([level], np.uint8)
     assert frames_of(entries, levels, mask).tolist() == [pfn]
+    pat = pat and (present or level == Level.K4)
     expected = (RW if present else RW & ~int(Pte.P)) | (int(Pte.PAT) if pat else 0) | (ENCRYPTION if encrypted else 0)
     assert normalise(entries, levels, mask).tolist() == [expected]
 

@@ -25,6 +25,7 @@ LOADS = {
     "decoy": machine.Needs(monitor=True, cpu="vendor=GenuineIntel"),
     "kexec": machine.Needs(vmlinuz=True),
     "hotplug": machine.Needs(slots_mb=2048, monitor=True),
+    "rules": machine.Needs(),
 }
 LAB_JSON = "lab.json"
 
