@@ -178,7 +178,8 @@ def open_slab(m: Entries, frame: int, code: int) -> None:
         slab = m.meta[N_SLABS]
         m.meta[N_SLABS] += 1
     m.frame_slab[frame] = slab
-    m.slabs[slab, :] = code
+    for i in range(FRAME):
+        m.slabs[slab, i] = code
     m.frame_level[frame] = K4
     m.frame_code[frame] = 0
 
@@ -308,5 +309,6 @@ def collapse_giga(m: Entries, giga: int) -> bool:
     m.counts[side, G1] += 1
     m.giga_level[giga] = G1
     m.giga_code[giga] = m.frame_code[first]
-    m.frame_level[first : first + (GIGA >> FRAME_SHIFT)] = 0
+    for frame in range(first, first + (GIGA >> FRAME_SHIFT)):
+        m.frame_level[frame] = 0
     return True

@@ -298,6 +298,19 @@ def _inside(window: Window, pfn: int, entry_ns: int, exit_ns: int) -> bool:
 
 
 @kernel
+def _first_from(ascending: npt.NDArray[np.int64], value: int) -> int:
+    """np.searchsorted, whose own text, error messages and all, takes seconds to compile."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) >> 1
+        if ascending[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
 def _apply_all(
     m: Entries,
     log: SplitLog,
@@ -372,7 +385,7 @@ def _apply_all(
                     if predict:
                         n_changed[row] += got[2]
                 if ret[row] != 0:
-                    for i in range(np.searchsorted(left_row, row), np.searchsorted(left_row, row, "right")):
+                    for i in range(_first_from(left_row, row), _first_from(left_row, row + 1)):
                         if _inside(window, left_pfn[i], entry, leave):
                             failed = split_leaf(m, log, row, leave, left_pfn[i], left_level[i])
                             if failed < 0:
@@ -400,6 +413,7 @@ def _apply_all(
         if note and (m.counts[0, K4] != last_4k or m.counts[0, M2] != last_2m or m.counts[0, G1] != last_1g):
             last_4k, last_2m, last_1g = m.counts[0, K4], m.counts[0, M2], m.counts[0, G1]
             altered[n_altered] = row
-            leaves[n_altered] = m.counts[0]
+            for at_level in range(4):
+                leaves[n_altered, at_level] = m.counts[0, at_level]
             n_altered += 1
     return n_altered
