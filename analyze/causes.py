@@ -53,9 +53,19 @@ def label(rows: pd.DataFrame, by: By, stacks: Stacks) -> npt.NDArray[np.object_]
         if by == By.REGION:
             region, kind = rows["region_id"].to_numpy(np.uint64), rows["region_kind"].to_numpy(object)
             known = region != 0
-            named = [f"{n}, {k} {i}" for n, k, i in zip(made[known], kind[known], region[known].tolist(), strict=True)]
-            made[known] = named
+            made[known] = _of_regions(made[known], kind[known], region[known])
     return np.where(before, np.where(name == "", EARLIER, name), made)
+
+
+def _of_regions(
+    name: npt.NDArray[np.object_], kind: npt.NDArray[np.object_], region: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.object_]:
+    """Name, kind and number of each region; its name is that of its first row."""
+    codes, ids = pd.factorize(region)
+    first = np.full(len(ids), len(codes), np.int64)
+    np.minimum.at(first, codes, np.arange(len(codes)))
+    texts = np.array([f"{name[i]}, {kind[i]} {number}" for i, number in zip(first, ids.tolist(), strict=True)], object)
+    return texts[codes]
 
 
 def group_of(user: str, name: str) -> str:
@@ -71,9 +81,14 @@ def cause_names(
     user: npt.NDArray[np.object_], labels: npt.NDArray[np.object_]
 ) -> tuple[npt.NDArray[np.int64], pd.DataFrame]:
     """Number of the cause of each row, and the causes: user, cause, group; numbered as they come first."""
-    rows = pd.DataFrame({"user": user, "cause": labels}, dtype=object)
-    codes: npt.NDArray[np.int64] = rows.groupby(["user", "cause"], sort=False).ngroup().to_numpy().astype(np.int64)
-    table = rows.drop_duplicates(ignore_index=True)
+    of_user, users = pd.factorize(user)
+    of_label, texts = pd.factorize(labels)
+    pair, distinct = pd.factorize(of_user.astype(np.int64) * max(len(texts), 1) + of_label)
+    codes: npt.NDArray[np.int64] = pair.astype(np.int64)
+    at = np.asarray(distinct, np.int64)
+    table = pd.DataFrame(
+        {"user": users[at // max(len(texts), 1)], "cause": texts[at % max(len(texts), 1)]}, dtype=object
+    )
     table["group"] = [group_of(str(u), str(c)) for u, c in zip(table["user"], table["cause"], strict=True)]
     return codes, table
 
