@@ -27,6 +27,8 @@ examples:
   directmap-analyze info trace                 what was recorded, where, and what was lost
   directmap-analyze state trace --at 12.5      the map 12.5 seconds after the start, by level and attributes
   directmap-analyze timeline trace             entries by level, and splits by user, over time
+  directmap-analyze who trace --at 50%         who keeps the map split at that moment, and what would heal it
+  directmap-analyze compare before after       two captures: what differs, and whose doing it is
   directmap-analyze diff trace --from 10%      what has changed since then, and whose doing it was
 """
 

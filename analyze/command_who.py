@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
 from analyze.terminal import clean, counted
+from analyze.when import add_when
 from analyze.who_text import cause_text, records
 from collect.schema import HUGE_FRAME_PAGES
 
@@ -25,6 +26,7 @@ AXES = ("user", "name", "process", "stack", "region")
 def add_to(commands: Subparsers) -> None:
     parser = commands.add_parser("who", help="who splits the map, who keeps it split, and what would heal it")
     add_trace(parser)
+    add_when(parser, "--at", "the moment", "end")
     parser.add_argument("--by", choices=AXES, default="name", help="what makes two pages one cause (default: name)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"lines of each table (default: {TOP})")
     add_json(parser)
@@ -34,6 +36,7 @@ def add_to(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
     from analyze.causes import By
+    from analyze.history import History
     from analyze.reconstruct import rebuild
     from analyze.trust import trust
     from analyze.verify import verify
@@ -43,14 +46,24 @@ def _run(options: argparse.Namespace) -> int:
     trace = open_trace(options.directory)
     rebuilt = rebuild(trace)
     believed = trust(verify(trace, rebuilt))
-    found = who(rebuilt, attribute(trace, rebuilt), By(options.by))
-    start_ns = trace.manifest["ts_start_ns"]
+    attribution = attribute(trace, rebuilt)
+    start_ns, moment, under_way = trace.manifest["ts_start_ns"], "the end of the recording", 0
+    if str(options.at) == "end":
+        found = who(rebuilt, attribution, By(options.by))
+    else:
+        history = History(rebuilt.course)
+        ts_ns = options.at.ns(history.span)
+        found = who(rebuilt, attribution, By(options.by), state=history.state_at(ts_ns), ts_ns=ts_ns)
+        under_way = len(history.under_way(ts_ns))
+        moment = f"{history.span.seconds(ts_ns):.3f} s of {history.span.seconds(history.span.last_ns):.3f} s"
     if options.json:
         print(json.dumps({"trust": believed.to_json(), **to_json(found, start_ns)}, indent=1, allow_nan=False))
         return 0
     release = clean(trace.manifest["kernel"].get("release", "?"), 30)
-    head = [f"{clean(options.directory.absolute().name, 40)}, Linux {release}, at the end of the recording"]
+    head = [f"{clean(options.directory.absolute().name, 40)}, Linux {release}, at {moment}"]
     head += [f"  state    {believed.map}", f"  who      {believed.who}"]
+    if under_way:
+        head.append(f"  calls    {under_way:,} under way, which may have changed some of their pages already")
     if trace.manifest["cpu"].get("emulated"):
         head.append("  times    of an emulated CPU: their order is real, their length is not")
     print("\n".join(line[:COLUMNS].rstrip() for line in [*head, *_lines(found, start_ns, max(options.top, 0))]))
@@ -72,7 +85,7 @@ def _split_lines(found: Who, top: int) -> list[str]:
     own, others = table[table["group"] == "own"], table[table["group"] != "own"]
     lines = [
         "",
-        f"Split while recording: {int(table['n_2m'].sum()):,} entries of 2M, {int(table['n_1g'].sum()):,} of 1G",
+        f"Split {'while recording' if found.at_end else 'until then'}: {int(table['n_2m'].sum()):,} entries of 2M, {int(table['n_1g'].sum()):,} of 1G",
         "     2M    1G  split now  by",
     ]
     for row in records(others.head(top)):
@@ -96,10 +109,10 @@ def _now_lines(found: Who) -> list[str]:
     n = found.n_frames
     return [
         "",
-        f"Split now: {counted(len(frames), 'frame')} of 2M ({before:,} were before we came, {attaching:,} came while we attached)",
+        f"Split {'now' if found.at_end else 'then'}: {counted(len(frames), 'frame')} of 2M ({before:,} were before we came, {attaching:,} came while we attached)",
         f"  {n('kept'):>6,}  kept by {counted(len(live), 'page')} unlike the rest of their frame",
-        f"  {n('residue'):>6,}  kept by nobody, but some pages lack G: invalid + default leave it off",
-        f"  {n('alike'):>6,}  kept by nobody: all pages alike, one entry could map them as they are",
+        f"  {n('residue'):>6,}  kept by no page, but some lack G, which invalid + default leave off",
+        f"  {n('alike'):>6,}  kept by no page: all 512 alike, one entry could map them as they are",
         f"  {n('never_whole'):>6,}  never one entry: memory ends inside, or the first 2M",
     ]
 
@@ -149,10 +162,10 @@ def _healing_lines(found: Who, top: int) -> list[str]:
     return [
         *lines,
         *wrap(
-            "Healed means kept by nobody. To be one 2M entry again a frame must still be put together by the kernel, and none "
+            "Healed means kept by no page. To be one 2M entry again a frame must still be put together by the kernel, and none "
             "from 5.10 to 7.3 does that by itself (CPA_COLLAPSE, since 6.15, visits the range of set_memory_rox, not its "
             "alias in the direct map); pages that lack G must get it back first (set_direct_map_default_noflush sets P and "
-            f"RW only). The same goes for the {counted(free, 'frame')} that nobody keeps now, "
+            f"RW only). The same goes for the {counted(free, 'frame')} that no page keeps now, "
             f"{found.n_frames('residue'):,} of them with pages that lack G.",
             COLUMNS,
             initial_indent="  ",

@@ -78,9 +78,9 @@ class Comparison:
         }
 
 
-def compare_captures(a: Path, b: Path) -> Comparison:
+def compare_captures(a: Path | str, b: Path | str) -> Comparison:
     """Compare two traces, one after the other in memory. Raises TraceError."""
-    return comparison(capture(a), capture(b))
+    return comparison(capture(Path(a)), capture(Path(b)))
 
 
 def comparison(a: Capture, b: Capture) -> Comparison:
@@ -145,8 +145,8 @@ def _numbers(a: Capture, b: Capture) -> pd.DataFrame:
             ("own_splits_2m", "2M entries split by our recorder"): int(own["n_2m"].sum()),
             ("split_frames", "2M frames split at the end"): sum(one.states.values()),
             ("kept", "  kept by special pages"): one.states["kept"],
-            ("residue", "  kept by nobody, pages lack G"): one.states["residue"],
-            ("alike", "  kept by nobody, pages alike"): one.states["alike"],
+            ("residue", "  kept by no page, some lack G"): one.states["residue"],
+            ("alike", "  kept by no page, all alike"): one.states["alike"],
             ("never_whole", "  never one entry"): one.states["never_whole"],
             ("healed", "frames that would heal, all known gone"): one.healed,
             ("special_pages", "special pages"): one.scatter.pages,

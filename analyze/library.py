@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from analyze.reconstruct import Rebuild
     from analyze.state_summary import StateSummary
     from analyze.verify import Verification
+    from analyze.who import Who
 
 __all__ = ["OpenedTrace", "Time"]
 
@@ -191,6 +192,16 @@ class OpenedTrace:
     def frames(self, time: Time | None = None) -> pd.DataFrame:
         """2M frames in 4K entries, at the end or at a moment (columns: `analyze.keepers.keepers`)."""
         return self._keepers(time)[1]
+
+    def who(self, by: str = "name", time: Time | None = None) -> Who:
+        """Who splits and who keeps split, by user, name, process, stack or region (`directmap-analyze who`)."""
+        from analyze.causes import By
+        from analyze.who import who
+
+        if time is None:
+            return who(self.rebuilt, self.attribution, By(by))
+        ts_ns = self.at(time)
+        return who(self.rebuilt, self.attribution, By(by), state=self.history.state_at(ts_ns), ts_ns=ts_ns)
 
     def _keepers(self, time: Time | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         from analyze.keepers import keepers

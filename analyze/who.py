@@ -75,6 +75,11 @@ class Who:
     scatter_by_user: dict[str, Scatter]
     stacks: Stacks
 
+    @property
+    def at_end(self) -> bool:
+        """Whether it is of the end of the recording, not of a moment that was asked for."""
+        return self.ts_ns == END_NS
+
     def n_frames(self, state: str) -> int:
         """Split frames in one of `STATES`."""
         return int((self.frames["state"] == state).sum())
@@ -240,7 +245,7 @@ def to_json(found: Who, start_ns: int) -> dict[str, Any]:
     live = found.special[~found.special["residue"]]
     used = {*found.splits["stack_id"].head(MAX_JSON_ROWS).tolist(), *live["stack_id"].head(MAX_JSON_ROWS).tolist()}
     return {
-        "at_ns": None if found.ts_ns == END_NS else found.ts_ns - start_ns,
+        "at_ns": None if found.at_end else found.ts_ns - start_ns,
         "by": str(found.by),
         "split_by": rows(found.split_by),
         "frames": {"split": len(found.frames), **{state: found.n_frames(state) for state in STATES}},

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import analyze
 from analyze.__main__ import main
 from analyze.attribute import Attribution, attribute
 from analyze.before_start import ATTACHING, KERNEL_IMAGE
@@ -171,6 +172,38 @@ def test_the_sentence_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "who", SAMPLES / "7.2-churn")
     assert "       4  these 27 pages keep 4 frames in 4K: module usbcore" in lines
     assert "      17  this 1 page keeps 1 frame in 4K: module nft_fib" in lines
+
+
+def test_half_way_through_7_2_four_packs_live_and_their_frames_are_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    trace = analyze.open_trace(SAMPLES / "7.2-churn")
+    found = trace.who("user", "50%")
+    assert tuple(found.n_frames(state) for state in STATES) == (2, 6, 59, 25)
+    packs = found.special[found.special["user"] == "bpf"]
+    assert len(packs) == 4 * 512
+    assert packs["frame"].nunique() == 4
+    assert set(packs["region_kind"]) == {"bpf_pack"}
+    assert (packs["region_freed_ns"] < 0).all()
+    assert set(found.frames.loc[found.frames["frame"].isin(packs["frame"]), "state"]) == {"alike"}
+    assert "bpf" not in set(found.causes["user"])
+    lines = printed(capsys, "who", SAMPLES / "7.2-churn", "--at", "50%", "--by", "user")
+    assert "      51  these 495 pages keep 26 frames in 4K, with 46 above: secretmem" in lines
+    assert lines[0].endswith(", at 77.548 s of 155.095 s")
+
+
+def test_at_the_start_nobody_has_split_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["who", "--json", str(SAMPLES / "6.1-churn"), "--at", "start"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n_splits"] == 0
+    assert found["frames"]["split"] == len(analysed("6.1-churn")[0].start.map.split_frames())
+    assert {cause["group"] for cause in found["causes"]} == {"own", "fixed", "unknown"}
+
+
+@pytest.mark.parametrize("moment", ["1000", "@5"])
+def test_a_moment_that_the_trace_does_not_cover_is_one_line(moment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["who", str(SAMPLES / "6.1-churn"), "--at", moment]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
 
 
 def test_json_is_strict_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
