@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -86,19 +87,19 @@ def _split_lines(found: Who, top: int) -> list[str]:
     lines = [
         "",
         f"Split {'while recording' if found.at_end else 'until then'}: {int(table['n_2m'].sum()):,} entries of 2M, {int(table['n_1g'].sum()):,} of 1G",
-        "     2M    1G  split now  by",
+        "      2M    1G   of these kept  lack G  alike  by",
     ]
+    names = ("n_2m", "n_1g", "kept", "residue", "alike")
+
+    def line(counts: Sequence[int], who: str) -> str:
+        return "  {:>6,} {:>5,} {:>15,} {:>7,} {:>6,}  ".format(*counts) + who
+
     for row in records(others.head(top)):
-        counts = f"  {row['n_2m']:>5,} {row['n_1g']:>5,}      {row['still']:>5,}"
-        lines.append(f"{counts}  {cause_text(row['user'], row['cause'], 50)}")
-    for part, who in (
-        (others.iloc[top:], counted(len(others.iloc[top:]), "other")),
-        (own, "our recorder, in no line above"),
-    ):
-        if len(part) or part is own:
-            sums = [int(part[name].sum()) for name in ("n_2m", "n_1g", "still")]
-            lines.append(f"  {sums[0]:>5,} {sums[1]:>5,}      {sums[2]:>5,}  {who}")
-    return lines
+        lines.append(line([row[name] for name in names], cause_text(row["user"], row["cause"], 32)))
+    rest = others.iloc[top:]
+    if len(rest):
+        lines.append(line([int(rest[name].sum()) for name in names], counted(len(rest), "other")))
+    return [*lines, line([int(own[name].sum()) for name in names], "our recorder, in no line above")]
 
 
 def _now_lines(found: Who) -> list[str]:

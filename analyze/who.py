@@ -48,8 +48,10 @@ class Who:
     Attributes:
         ts_ns: the moment; `END_NS` for the end.
         by: the axis.
-        splits: `Attribution.splits` up to the moment, and cause (text), group, still (a 2M split whose frame is split now).
-        split_by: one row per (user, cause): group, n_2m, n_1g, still, first_ns, last_ns, processes; most splits first.
+        splits: `Attribution.splits` up to the moment, and cause (text), group, now (of `STATES`: of a 2M split whose frame is
+            split now, and by none after it; else "").
+        split_by: one row per (user, cause): group, n_2m, n_1g, still (now is not ""), and of those kept, residue, alike; first_ns,
+            last_ns, processes; most splits first.
         special: `keepers`' pages, and cause, group; residue included.
         frames: `keepers`' frames, and state (of `STATES`), step (of the healing order; -1).
         causes: one row per (user, cause) with live special pages in frames of state "kept": group ("known", "own",
@@ -107,10 +109,9 @@ def who(
     else:
         special, frames = keepers(rebuilt, attribution.makers, state, ts_ns)
     splits = attribution.splits.loc[splits_by(rebuilt, ts_ns).index]
-    splits = _with_cause(
-        splits.assign(still=_still(splits, frames)), splits.assign(comm=splits["for_comm"]), by, stacks
-    )
     frame_state = _states(frames)
+    splits = splits.assign(now=_now(splits, frames, frame_state))
+    splits = _with_cause(splits, splits.assign(comm=splits["for_comm"]), by, stacks)
     kept = (
         frame_state[np.searchsorted(frames["frame"].to_numpy(np.int64), special["frame"].to_numpy(np.int64))] == "kept"
     )
@@ -150,30 +151,37 @@ def _with_cause(rows: pd.DataFrame, named: pd.DataFrame, by: By, stacks: Stacks)
 
 
 def _states(frames: pd.DataFrame) -> npt.NDArray[np.object_]:
-    never = (frames["n_holes"] > 0) | (frames["frame"] == 0)
+    never = (frames["n_holes"] > 0) | ((frames["frame"] == 0) & (frames["split_row"] < 0))
     conditions = [column.to_numpy(bool) for column in (never, frames["alike"], frames["live"])]
     return np.select(conditions, list(STATES[:3]), STATES[3]).astype(object)
 
 
-def _still(splits: pd.DataFrame, frames: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    of_2m = (splits["level"] == Level.M2).to_numpy(bool)
+def _now(splits: pd.DataFrame, frames: pd.DataFrame, frame_state: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """What became of the frame of each 2M split that is the last one of a frame split now; "" for the other splits."""
+    number, frame = frames["frame"].to_numpy(np.int64), splits["pfn"].to_numpy(np.int64) // FRAME
+    now: npt.NDArray[np.object_] = np.full(len(splits), "", object)
+    if not len(frames):
+        return now
+    at = np.minimum(np.searchsorted(number, frame), len(number) - 1)
     # A frame that was put together and split again is the last one's; so is the frame now.
-    return (
-        of_2m
-        & np.isin(splits["row"].to_numpy(np.int64), frames["split_row"].to_numpy(np.int64))
-        & np.isin(splits["pfn"].to_numpy(np.int64) // FRAME, frames["frame"].to_numpy(np.int64))
-    )
+    last = frames["split_row"].to_numpy(np.int64)[at] == splits["row"].to_numpy(np.int64)
+    still = (splits["level"] == Level.M2).to_numpy(bool) & (number[at] == frame) & last
+    now[still] = frame_state[at[still]]
+    return now
 
 
 def _split_by(splits: pd.DataFrame) -> pd.DataFrame:
-    grouped = splits.assign(is_2m=splits["level"] == Level.M2, is_1g=splits["level"] == Level.G1).groupby(
-        ["user", "cause"], sort=True
-    )
+    now = {state: splits["now"] == state for state in STATES}
+    levels = {"is_2m": splits["level"] == Level.M2, "is_1g": splits["level"] == Level.G1}
+    grouped = splits.assign(still=splits["now"] != "", **levels, **now).groupby(["user", "cause"], sort=True)
     table = grouped.agg(
         group=("group", "first"),
         n_2m=("is_2m", "sum"),
         n_1g=("is_1g", "sum"),
         still=("still", "sum"),
+        kept=("kept", "sum"),
+        residue=("residue", "sum"),
+        alike=("alike", "sum"),
         first_ns=("ts_ns", "min"),
         last_ns=("ts_ns", "max"),
         processes=("for_tgid", "nunique"),

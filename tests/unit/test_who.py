@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import analyze
@@ -15,8 +16,9 @@ from analyze.attribute import Attribution, attribute
 from analyze.before_start import ATTACHING, KERNEL_IMAGE
 from analyze.causes import By
 from analyze.reconstruct import Rebuild, rebuild
+from analyze.snapshots import load_snapshot
 from analyze.who import STATES, Who, who
-from collect.schema import Level, Moment
+from collect.schema import ATTRS_HARDWARE, Level, Moment, Pte
 from collect.trace import open_trace
 from tests.machine import COLLECTOR, write_trace
 from tests.machine.rewrite import rewrite, with_cell, with_manifest
@@ -131,6 +133,26 @@ def test_frames_split_while_attaching_are_those_between_the_two_snapshots(name: 
         for pfn in range(int(pfn), int(pfn + n))
     }
     assert frames == len(set(rebuilt.start.map.split_frames().tolist()) - split_before)
+
+
+@pytest.mark.parametrize(("name", "came", "went"), [("5.10-bpf", 22, 21), ("6.1-churn", 13, 11), ("7.2-churn", 0, 0)])
+def test_pages_that_came_while_attaching_nearly_all_go_when_we_detach(name: str, came: int, went: int) -> None:
+    """Which is why they count as our own share."""
+    rebuilt, _ = analysed(name)
+    special = sample(name).special
+    ours = special[(special["name"] == ATTACHING) & ~special["residue"]]
+    assert set(ours["group"]) <= {"own"}
+    after = load_snapshot(rebuilt.trace, rebuilt.snapshots, Moment.AFTER_DETACH)
+    assert after is not None
+    differ = after.map.attrs_of(ours["pfn"].to_numpy()) ^ ours["original"].to_numpy()
+    ignored = np.uint64(ATTRS_HARDWARE | int(Pte.G))
+    assert (len(ours), int((differ & ~ignored == 0).sum())) == (came, went)
+
+
+def test_secret_pages_and_packs_leave_frames_behind_that_no_page_keeps() -> None:
+    table = sample("7.2-churn", By.USER).split_by.set_index("user")
+    now = {user: tuple(row) for user, row in table[["n_2m", "still", "kept", "residue", "alike"]].iterrows()}
+    assert now == {"module": (79, 79, 18, 60, 1), "secretmem": (50, 50, 0, 50, 0), "bpf": (7, 7, 0, 0, 7)}
 
 
 def test_what_was_asked_of_a_kworker_is_told_with_who_asked() -> None:
