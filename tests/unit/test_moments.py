@@ -143,7 +143,7 @@ def test_they_are_read_one_at_a_time_however_the_segments_cut_them(source: Path,
     whole = [(number, moment, snapshot.map.counts()) for number, moment, snapshot in snapshots_between(trace)]
     table = trace.table("snapshots")
 
-    def parts(name: str, columns: object = None) -> list[pa.Table]:
+    def parts(name: str, columns: object = None, **how: object) -> list[pa.Table]:
         return [table.slice(at, 97) for at in range(0, len(table), 97)]
 
     trace.parts = parts  # type: ignore[method-assign, assignment]
@@ -157,7 +157,9 @@ def with_snapshots(source: Path, table: pa.Table) -> Trace:
     """The trace with these rows of snapshots, in an order that our writer would never leave."""
     trace = open_trace(source)
     parts = trace.parts
-    trace.parts = lambda name, columns=None: iter([table]) if name == "snapshots" else parts(name, columns)  # type: ignore[method-assign]
+    trace.parts = lambda name, columns=None, **how: (  # type: ignore[method-assign]
+        iter([table]) if name == "snapshots" else parts(name, columns, **how)
+    )
     return trace
 
 
