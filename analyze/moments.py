@@ -22,7 +22,7 @@ from collect.errors import TraceError
 from collect.schema import ChangeKind, Level, Moment
 from collect.trace import Trace
 
-__all__ = ["MomentCheck", "check_moments"]
+__all__ = ["MomentCheck", "check_moments", "mark_moving"]
 
 M2, G1 = int(Level.M2), int(Level.G1)
 _FRAMES = GIGA // FRAME
@@ -144,7 +144,7 @@ def _leave_out_moving(course: Course, snapshot: Snapshot, rebuilt: DirectMap) ->
     if not len(rows):
         return 0
     moving = np.zeros(len(snapshot.read_from), np.bool_)
-    _mark_moving(
+    mark_moving(
         moving,
         rows,
         entry,
@@ -169,7 +169,7 @@ def _leave_out_moving(course: Course, snapshot: Snapshot, rebuilt: DirectMap) ->
 
 
 @kernel
-def _mark_moving(
+def mark_moving(
     moving: npt.NDArray[np.bool_],
     rows: npt.NDArray[np.int64],
     entry_ns: npt.NDArray[np.int64],
