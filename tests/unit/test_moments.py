@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from analyze.command_verify import run
-from analyze.moments import mark_moving
+from analyze.moments import Running, mark_moving
 from analyze.playback import load_course
 from analyze.report_checks import checks, verdict
 from analyze.snapshots import SnapshotTable, snapshots_between
@@ -163,6 +163,17 @@ def test_the_frames_that_moved_are_those_that_plain_python_finds(source: Path) -
     mark_moving(moving, rows, changes.columns["ts_ns"], changes.exit_ns, *arrays, read_from, read_to)
     assert set(np.flatnonzero(moving).tolist()) == plain
     assert 10 < len(plain) < n // 2
+
+
+def test_changes_that_ran_at_a_time_are_found_without_a_look_at_all(source: Path) -> None:
+    course = load_course(open_trace(source))
+    running = Running(course)
+    entry, leave, direct = course.changes.columns["ts_ns"], course.changes.exit_ns, course.changes.direct
+    chance = np.random.default_rng(5)
+    for first in chance.integers(entry.min(), leave.max(), 50).tolist():
+        last = first + int(chance.integers(0, 10_000_000))
+        every = [row for row in range(len(entry)) if direct[row] and leave[row] >= first and entry[row] <= last]
+        assert sorted(running.rows(first, last).tolist()) == every
 
 
 def test_they_are_read_one_at_a_time_however_the_segments_cut_them(source: Path, tmp_path: Path) -> None:
