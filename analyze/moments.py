@@ -22,7 +22,7 @@ from collect.errors import TraceError
 from collect.schema import ChangeKind, Level, Moment
 from collect.trace import Trace
 
-__all__ = ["MomentCheck", "check_moments"]
+__all__ = ["MomentCheck", "Running", "check_moments", "mark_moving"]
 
 M2, G1 = int(Level.M2), int(Level.G1)
 _FRAMES = GIGA // FRAME
@@ -80,7 +80,7 @@ def check_moments(
     counted = changes.direct & (changes.n_pages > 0)
     changes_until = np.concatenate(([0], np.cumsum(counted[changes.order])))
     entries_until = np.concatenate(([0], np.cumsum(n_changed[changes.order])))
-    playback = Playback(course)
+    playback, running = Playback(course), Running(course)
     place, found, last = course.place_at(course.start.ts_last), [], course.start.ts_last
     for number, moment, snapshot in snapshots_between(course.trace):
         if snapshot.ts_first < last:
@@ -89,7 +89,7 @@ def check_moments(
             )
         last = int(snapshot.read_to.min())
         rebuilt = playback.as_read(snapshot)
-        undecided = _leave_out_moving(course, snapshot, rebuilt)
+        undecided = _leave_out_moving(course, running, snapshot, rebuilt)
         here = course.place_at(snapshot.ts_last)
         again, rounds = told.get(number, (None, None))
         found.append(
@@ -128,27 +128,44 @@ def _told(trace: Trace) -> dict[int, tuple[int | None, int | None]]:
     }
 
 
-def _leave_out_moving(course: Course, snapshot: Snapshot, rebuilt: DirectMap) -> int:
+class Running:
+    """Which changes ran at a time, without a look at all of them for each snapshot."""
+
+    def __init__(self, course: Course) -> None:
+        changes = course.changes
+        self._course = course
+        self.entry_ns, self.exit_ns = changes.columns["ts_ns"], changes.exit_ns
+        kinds = (ChangeKind.HOTPLUG_ADD, ChangeKind.HOTPLUG_REMOVE)
+        hotplug = changes.direct & np.isin(changes.columns["kind"], kinds)
+        if hotplug.any():  # over when its range has been read again: then the sizes of its entries are known
+            read = np.array([*(part.ts_ns for part in course.reread), np.iinfo(np.int64).max], np.int64)
+            self.exit_ns = np.where(hotplug, read[np.searchsorted(read, self.exit_ns)], self.exit_ns)
+        # In order of effect: the latest exit of this change and all before it.
+        self._left_by = np.maximum.accumulate(self.exit_ns[changes.order])
+
+    def rows(self, first_ns: int, last_ns: int) -> npt.NDArray[np.int64]:
+        """Changes of the direct map that ran between two moments, both included."""
+        begin = int(np.searchsorted(self._left_by, first_ns, "left"))
+        rows = self._course.changes.order[begin : self._course.entered_before(last_ns + 1)]
+        ran = (self.exit_ns[rows] >= first_ns) & (self.entry_ns[rows] <= last_ns)
+        return rows[self._course.changes.direct[rows] & ran]
+
+
+def _leave_out_moving(course: Course, running: Running, snapshot: Snapshot, rebuilt: DirectMap) -> int:
     """Make holes, on both sides, of the frames that a change ran on while they were read; how many.
 
     The recorder reads those again until there are none, or gives up (collect.snapshot): only then one is found here.
-    A hotplug is over when its range has been read again, which is when the sizes of its entries are known.
     """
     changes = course.changes
-    entry, leave = changes.columns["ts_ns"], changes.exit_ns
-    hotplug = changes.direct & np.isin(changes.columns["kind"], (ChangeKind.HOTPLUG_ADD, ChangeKind.HOTPLUG_REMOVE))
-    if hotplug.any():
-        read = np.array([part.ts_ns for part in course.reread] + [np.iinfo(np.int64).max], np.int64)
-        leave = np.where(hotplug, read[np.searchsorted(read, leave)], leave)
-    rows = np.flatnonzero(changes.direct & (leave >= snapshot.ts_first) & (entry <= snapshot.ts_last))
+    rows = running.rows(snapshot.ts_first, snapshot.ts_last)
     if not len(rows):
         return 0
     moving = np.zeros(len(snapshot.read_from), np.bool_)
-    _mark_moving(
+    mark_moving(
         moving,
         rows,
-        entry,
-        leave,
+        running.entry_ns,
+        running.exit_ns,
         changes.first_pfn,
         changes.n_pages,
         changes.pfns,
@@ -169,7 +186,7 @@ def _leave_out_moving(course: Course, snapshot: Snapshot, rebuilt: DirectMap) ->
 
 
 @kernel
-def _mark_moving(
+def mark_moving(
     moving: npt.NDArray[np.bool_],
     rows: npt.NDArray[np.int64],
     entry_ns: npt.NDArray[np.int64],

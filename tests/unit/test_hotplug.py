@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analyze.playback import Playback, load_course
 from analyze.reconstruct import rebuild
 from analyze.verify import verify
 from collect.errors import TraceError
@@ -97,6 +98,31 @@ def test_memory_that_went_is_a_hole(source: Path, tmp_path: Path) -> None:
     assert not rebuilt.final.level_of(np.arange(FIRST, FIRST + N)).any()
     assert rebuilt.final.counts() == rebuild(open_trace(source)).final.counts()
     assert (rebuilt.levels["m2"].max() - rebuilt.levels["m2"].iloc[0]) > 0, "and was there in between"
+
+
+@pytest.mark.parametrize(("later", "undecided"), [(1500, N // 512), (3000, 0)])
+def test_a_snapshot_between_the_coming_and_its_reading_leaves_that_memory_out(
+    source: Path, tmp_path: Path, later: int, undecided: int
+) -> None:
+    """Until it was read again the sizes of its entries are a guess."""
+    made = plugged(source, tmp_path / "a")
+    trace = open_trace(made)
+    table = trace.table("changes")
+    ts = table["ts_ns"][table["kind"].to_pylist().index(ChangeKind.HOTPLUG_ADD)].as_py() + later
+    playback = Playback(load_course(open_trace(source)))
+    playback.to(ts)
+    runs = [*zip(*(column.tolist() for column in playback.state.runs()), strict=True), *MAPPED]
+    snapshots = trace.table("snapshots")
+    # Their numbers are in order of time; the reading's does not matter here.
+    rows = [*snapshots.to_pylist(), *snapshot_rows(Moment.PERIODIC, 8, ts, runs)]
+    with_it = rewrite(made, tmp_path / "b", "snapshots", snapshots.from_pylist(rows, schema=snapshots.schema))
+    found = verify(open_trace(with_it))
+    [check] = found.between
+    assert (check.undecided, check.wrong) == (undecided, 0)
+    before = verify(open_trace(source))
+    assert before.difference is not None
+    assert check.difference.pages == before.difference.pages + (0 if undecided else N - 512)
+    assert found.exact
 
 
 def test_a_change_after_the_reading_counts_and_one_before_does_not(source: Path, tmp_path: Path) -> None:

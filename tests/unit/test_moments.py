@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from analyze.command_verify import run
+from analyze.moments import Running, mark_moving
+from analyze.playback import load_course
 from analyze.report_checks import checks, verdict
 from analyze.snapshots import SnapshotTable, snapshots_between
 from analyze.verify import verify
@@ -138,12 +140,48 @@ def test_a_frame_that_changed_while_it_was_read_is_counted_and_not_compared(sour
     assert found.exact, "it proves less, and nothing is wrong"
 
 
+def test_the_frames_that_moved_are_those_that_plain_python_finds(source: Path) -> None:
+    """With the times of reading drawn out, so that there are many."""
+    course = load_course(open_trace(source))
+    changes = course.changes
+    _, _, snapshot = list(snapshots_between(course.trace))[3]
+    chance = np.random.default_rng(4)
+    n = len(snapshot.read_from)
+    read_from = snapshot.read_from - chance.integers(0, 40_000_000, n)
+    read_to = snapshot.read_to + chance.integers(0, 40_000_000, n)
+    plain = set()
+    rows = np.flatnonzero(changes.direct)
+    for row in rows.tolist():
+        pages = changes.pfns[changes.pfns_start[row] : changes.pfns_start[row + 1]].tolist()
+        first = int(changes.first_pfn[row])
+        for page in pages or range(first, first + max(1, int(changes.n_pages[row]))):
+            entry, leave = int(changes.columns["ts_ns"][row]), int(changes.exit_ns[row])
+            if leave >= read_from[page // 512] and entry <= read_to[page // 512]:
+                plain.add(page // 512)
+    moving = np.zeros(n, np.bool_)
+    arrays = (changes.first_pfn, changes.n_pages, changes.pfns, changes.pfns_start)
+    mark_moving(moving, rows, changes.columns["ts_ns"], changes.exit_ns, *arrays, read_from, read_to)
+    assert set(np.flatnonzero(moving).tolist()) == plain
+    assert 10 < len(plain) < n // 2
+
+
+def test_changes_that_ran_at_a_time_are_found_without_a_look_at_all(source: Path) -> None:
+    course = load_course(open_trace(source))
+    running = Running(course)
+    entry, leave, direct = course.changes.columns["ts_ns"], course.changes.exit_ns, course.changes.direct
+    chance = np.random.default_rng(5)
+    for first in chance.integers(entry.min(), leave.max(), 50).tolist():
+        last = first + int(chance.integers(0, 10_000_000))
+        every = [row for row in range(len(entry)) if direct[row] and leave[row] >= first and entry[row] <= last]
+        assert sorted(running.rows(first, last).tolist()) == every
+
+
 def test_they_are_read_one_at_a_time_however_the_segments_cut_them(source: Path, tmp_path: Path) -> None:
     trace = open_trace(source)
     whole = [(number, moment, snapshot.map.counts()) for number, moment, snapshot in snapshots_between(trace)]
     table = trace.table("snapshots")
 
-    def parts(name: str, columns: object = None) -> list[pa.Table]:
+    def parts(name: str, columns: object = None, **how: object) -> list[pa.Table]:
         return [table.slice(at, 97) for at in range(0, len(table), 97)]
 
     trace.parts = parts  # type: ignore[method-assign, assignment]
@@ -157,7 +195,9 @@ def with_snapshots(source: Path, table: pa.Table) -> Trace:
     """The trace with these rows of snapshots, in an order that our writer would never leave."""
     trace = open_trace(source)
     parts = trace.parts
-    trace.parts = lambda name, columns=None: iter([table]) if name == "snapshots" else parts(name, columns)  # type: ignore[method-assign]
+    trace.parts = lambda name, columns=None, **how: (  # type: ignore[method-assign]
+        iter([table]) if name == "snapshots" else parts(name, columns, **how)
+    )
     return trace
 
 

@@ -198,3 +198,18 @@ def test_a_command_that_does_not_exist_leaves_nothing_behind(tmp_path: Path) -> 
             "directmap-collect: no-such-command: cannot be run (No such file or directory)",
         )
         assert not (tmp_path / "trace").exists()
+
+
+def test_a_request_for_a_snapshot_does_no_harm_where_there_are_no_page_tables_to_read(tmp_path: Path) -> None:
+    """SIGUSR1 would end whoever does not expect it."""
+    process = recorder(tmp_path / "trace", "-d", "60")
+    await_recording(process)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    assert process.poll() is None
+    asked = subprocess.run(collect("snapshot", "--into", tmp_path / "trace"), cwd=ROOT, capture_output=True, text=True)
+    assert asked.returncode == 2 and "--only-pages, which reads no page tables" in asked.stderr
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert open_trace(tmp_path / "trace").n_rows("snapshots") == 0

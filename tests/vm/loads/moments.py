@@ -10,11 +10,9 @@ import contextlib
 import mmap
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,9 +21,8 @@ if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from collect.errors import HostError
-from collect.moments import ask_for_snapshot
 from tests.vm.loads import syscalls
-from tests.vm.loads.actors import Cast, Memory
+from tests.vm.loads.actors import PAGE, Cast, Memory
 from tests.vm.loads.churn import choose
 from tests.vm.loads.module_cycle import Modules
 from tests.vm.loads.probe_sites import Sites
@@ -36,13 +33,14 @@ WORKERS = 3
 CROWD = 12
 # What each worker draws from; all but the last change the map (secret pages from 6.1 on).
 KINDS = ("module", "bpf", "bpf", "kprobe", "ftrace", "secret", "ordinary")
+PIPE = 2**19
 ACTS_BETWEEN = 3
-LONGEST_S = 2.0
+LONGEST_S = 1.5
 PATIENCE_S = 150.0
 
 
 def churn(number: int, seed: int, steps: mmap.mmap) -> None:
-    """One worker, until it is told to end; `steps` holds how many acts each worker has begun that change the map."""
+    """One worker, until it is told to end; `steps` holds how many acts of each worker are done that change the map."""
     stop = False
 
     def end(signal_number: int, frame: object) -> None:
@@ -53,20 +51,19 @@ def churn(number: int, seed: int, steps: mmap.mmap) -> None:
     rng = random.Random(seed * 100 + number)
     modules, sites = Modules(rng, largest=400_000), Sites(rng)
     cast = Cast(Counter())
-    folder = tempfile.mkdtemp(prefix=f"moments-{number}-", dir="/var/tmp")
     done = 0
     while not stop:
         kind = rng.choice(KINDS)
         # A number of its own for each act of all workers: modules and tracing instances are named by it.
         act = choose(kind, done * WORKERS + number, rng, modules, sites)
-        cast.enter(act, Memory.some(rng, f"{folder}/{done % CROWD}"))
+        memory = Memory(touched=rng.randrange(16, 129) * PAGE, piped=rng.choice((0, PIPE)))
+        cast.enter(act, memory).wait()
         done += 1
         if kind != "ordinary":
             steps[number] = (steps[number] + 1) % 256
         if len(cast) > CROWD:
             cast.leave_one(rng)
     cast.leave_all()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def start(number: int, seed: int, steps: mmap.mmap) -> int:
@@ -85,7 +82,7 @@ def start(number: int, seed: int, steps: mmap.mmap) -> int:
 
 
 def acts_since(before: bytes, steps: mmap.mmap) -> int:
-    """Acts begun since `steps` was `before`."""
+    """Acts done since `steps` was `before`."""
     return sum((now - then) % 256 for now, then in zip(bytes(steps), before, strict=True))
 
 
@@ -95,12 +92,14 @@ def ask(trace: Path, *, by_command: bool) -> None:
         command = [sys.executable, "-m", "collect", "snapshot", "--into", str(trace)]
         subprocess.run(command, cwd=Path(__file__).resolve().parents[3], stderr=subprocess.DEVNULL, check=True)
     else:
+        from collect.moments import ask_for_snapshot  # behind the forks: it brings threads (pyarrow's)
+
         ask_for_snapshot(trace, seconds=PATIENCE_S)
 
 
 def main() -> int:
     """Run the load; it exits with 1 where there was a recorder and not every snapshot came about."""
-    options = parser(__doc__ or "", seconds=300)
+    options = parser(__doc__ or "", seconds=500)
     options.add_argument("--trace", type=Path, default=Path("/var/tmp/trace"), help="where the recorder writes")
     told = options.parse_args()
     told.trace = str(told.trace)  # for the report, which is JSON
