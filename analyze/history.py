@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analyze.changes import MAX_TS
+from analyze.changes import MAX_TS, Changes
 from analyze.directmap import DirectMap, Runs
 from analyze.entries import FRAME, N_FREE_SLABS, N_SLABS
 from analyze.playback import Course, Playback
@@ -40,19 +40,23 @@ MAX_CHECKPOINT_BYTES = 128 << 20
 """Beyond, every second checkpoint goes, and the next ones come half as often."""
 
 
-def span_of(trace: Trace, snapshots: SnapshotTable) -> Span:
-    """From when START was read (all of it) to when END was, or to the last change where there is no END."""
+def span_of(trace: Trace, snapshots: SnapshotTable, changes: Changes | None = None) -> Span:
+    """From when START was read (all of it) to when END was, or to the last change where there is no END.
+
+    Changes that are not given are read, if it takes them.
+    """
     zero = int(trace.manifest["ts_start_ns"])
     start, end = snapshots.rows(Moment.START), snapshots.rows(Moment.END)
     first = zero if start is None else max(zero, int(start["ts_ns"].max()))
     last = max(first, int(trace.manifest["ts_end_ns"]))
     if end is not None:
         last = max(last, int(end["ts_end_ns"].max()))
+    elif changes is not None:
+        last = max(last, int(changes.exit_ns.max(initial=0)))
     else:
-        changes = trace.table("changes", ["ts_ns", "duration_ns"])
-        if len(changes):
-            entry, duration = (np.minimum(changes[name].to_numpy(), MAX_TS >> 1) for name in changes.column_names)
-            last = max(last, int((entry + duration).max()))
+        table = trace.table("changes", ["ts_ns", "duration_ns"])
+        entry, duration = (np.minimum(table[name].to_numpy(), MAX_TS >> 1) for name in table.column_names)
+        last = max(last, int((entry + duration).max(initial=0)))
     return Span(zero, first, last)
 
 
@@ -83,7 +87,7 @@ class History:
 
     def __init__(self, course: Course) -> None:
         self.course = course
-        self.span = span_of(course.trace, course.snapshots)
+        self.span = span_of(course.trace, course.snapshots, course.changes)
         self._spacing = MIN_SPACING
         self._checkpoints: list[_Checkpoint] = []
         self._playback: Playback | None = None
