@@ -4,7 +4,8 @@ The compiled loops count, per rule, the changes that exercised it (`analyze.entr
 the columns of a trace tell alone. docs/rules.md is the table for people.
 
 Sources are functions of arch/x86/mm/pat/set_memory.c unless another file is named; they hold from Linux 5.10 to 7.3
-where no version stands there.
+where no version stands there. The numbers are compiled in, so the stamp of compiled code covers this file too
+(`analyze.jit` looks for its own name).
 """
 
 from __future__ import annotations

@@ -19,15 +19,13 @@ from analyze.entries import (
     GIGA_SHIFT,
     RODATA_END,
     RODATA_FIRST,
-    SYMBOLIC,
     Entries,
     attr_code,
-    clear_frame,
     met,
-    open_slab,
     split_frame,
     split_giga,
 )
+from analyze.holes import fill, pages_to_hole
 from analyze.jit import kernel, signed
 from analyze.rule_names import Rule
 from collect.schema import Level, Pte
@@ -218,79 +216,6 @@ def _change_pages(m: Entries, row: int, page: int, n: int, mask_set: np.uint64, 
 
 
 @kernel
-def _holes_at(m: Entries, page: int, n: int) -> int:
-    """Pages from `page`, of a split frame, up to the first hole; at most `n`."""
-    slab = m.frame_slab[page >> FRAME_SHIFT]
-    start = page & (FRAME - 1)
-    for i in range(start, start + n):
-        if m.slabs[slab, i] == 0:
-            return i - start
-    return n
-
-
-@kernel
-def _fill(
-    m: Entries,
-    window: Window,
-    entry_ns: int,
-    exit_ns: int,
-    page: int,
-    end: int,
-    mask_set: np.uint64,
-    mask_clr: np.uint64,
-) -> int:
-    """Map pages [page, end) anew, whatever was there (sm: populate_pgd, populate_pud, populate_pmd, populate_pte).
-
-    Not only the hole that was met: the kernel hands the rest of the call down and looks at no entry. In the largest
-    pieces that are aligned; static protections are not asked. Left out is what the kernel would do to a leaf that reaches
-    beyond the piece: it takes it for a table. Returns the entries written, or ATTRS_OVERFLOW.
-    """
-    code = attr_code(m, _changed(_KERNPG_TABLE, mask_set, mask_clr))
-    if code < 0:
-        return ATTRS_OVERFLOW
-    side = 1 if page >= m.meta[SYMBOLIC] else 0
-    per_giga = GIGA >> FRAME_SHIFT
-    n_written = 0
-    while page < end:
-        giga, frame = page >> GIGA_SHIFT, page >> FRAME_SHIFT
-        stop = min(end, (frame + 1) << FRAME_SHIFT)
-        whole = page & (GIGA - 1) == 0 and end - page >= GIGA
-        if whole:
-            stop = page + GIGA
-        if len(window.lo) > 0 and (exit_ns <= window.lo[frame] or entry_ns >= window.hi[frame]):
-            page = stop
-            continue
-        if whole:
-            if m.giga_level[giga] == M2:
-                for other in range(giga * per_giga, (giga + 1) * per_giga):
-                    clear_frame(m, other)
-            if m.giga_level[giga] != G1:
-                m.counts[side, G1] += 1
-            m.giga_level[giga] = G1
-            m.giga_code[giga] = code
-            n_written += 1
-        elif m.giga_level[giga] != G1:
-            m.giga_level[giga] = M2
-            if stop - page == FRAME:
-                clear_frame(m, frame)
-                m.frame_level[frame] = M2
-                m.frame_code[frame] = code
-                m.counts[side, M2] += 1
-                n_written += 1
-            elif m.frame_level[frame] != M2:
-                if m.frame_level[frame] == 0:
-                    open_slab(m, frame, 0)
-                slab = m.frame_slab[frame]
-                for i in range(page & (FRAME - 1), (page & (FRAME - 1)) + stop - page):
-                    if m.slabs[slab, i] == 0:
-                        m.counts[side, K4] += 1
-                    m.slabs[slab, i] = code
-                    n_written += 1
-        page = stop
-    return n_written
-
-
-@kernel
 def split_leaf(m: Entries, log: SplitLog, row: int, ts_ns: int, page: int, level: int) -> int:
     """Split the leaf of `level` above a page, if it is one still. 0, or ATTRS_OVERFLOW or LOG_FULL."""
     giga, frame = page >> GIGA_SHIFT, page >> FRAME_SHIFT
@@ -376,7 +301,7 @@ def change_range(
             if level == K4:
                 n = min(to_frame_end, n_done - i)
                 if has_pgd:
-                    n = _holes_at(m, page, n)
+                    n = pages_to_hole(m, page, n)
                 if n > 0:
                     got = _change_pages(m, row, page, n, mask_set, mask_clr)
                     if got < 0:
@@ -407,11 +332,11 @@ def change_range(
                 continue
         # A hole: passed over page by page, or filled where the call brings its page directory (sm: __cpa_process_fault).
         if has_pgd:
-            filled = _fill(m, window, entry_ns, exit_ns, page, pfn + n_pages, mask_set, mask_clr)
-            if filled < 0:
+            code = attr_code(m, _changed(_KERNPG_TABLE, mask_set, mask_clr))
+            if code < 0:
                 return ATTRS_OVERFLOW, 0, 0
             met(m, _HOLE_FILLED, row)
-            n_changed += filled
+            n_changed += fill(m, window, entry_ns, exit_ns, page, pfn + n_pages, code)
             break
         met(m, _HOLE_PASSED, row)
         i += min(rest, GIGA - (page & (GIGA - 1)) if m.giga_level[giga] == 0 else to_frame_end)

@@ -180,8 +180,12 @@ def possible_cpus() -> int:
 
 
 def _rodata(kcore: Kcore, symbols: Kallsyms) -> list[int] | None:
+    """Page frames of rodata, [first, end), while the kernel protects them (protect_rodata, arch/x86/mm/pat/set_memory.c):
+    booted with rodata=off it never sets `kernel_set_to_readonly` (mark_rodata_ro, arch/x86/mm/init_64.c).
+    """
     start, end = symbols.address("__start_rodata"), symbols.address("__end_rodata")
-    if start is None or end is None:
+    protects = symbols.address("kernel_set_to_readonly")
+    if start is None or end is None or (protects is not None and not kcore.read_u64(protects) & 0xFF):
         return None
     base = int(kcore.note.get("NUMBER(phys_base)", "0"))
     return [(address - KERNEL_IMAGE_BASE + base) >> 12 for address in (start, end)]

@@ -34,7 +34,7 @@ def write_trace(directory: Path, seed: int, *, scale: float = 1.0, kernel_style:
         seed: the same seed gives the same trace.
         scale: 1 makes some 3,000 changes in a second; small values (0.02) make traces of a few dozen.
         between: snapshots taken while it runs, by turns REQUEST and PERIODIC.
-        kernel_style: "5.10" (no packs, no secretmem, no counters of splits in vmstat) or "6.1".
+        kernel_style: "5.10" (no packs, no secretmem, no counters of splits in vmstat), "6.1", or "6.12" (the alias rules since 6.2).
     """
     m = Machine(seed, kernel_style)
     packs = users.Packs()

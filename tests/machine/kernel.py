@@ -7,7 +7,7 @@ machine with several CPUs. What the recorder would see of it is written down as 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Task:
 
 
 class Machine:
-    """Memory, clock and the recorder's view. `style`: whose kernel's names and caches ("5.10" or "6.1")."""
+    """Memory, clock and the recorder's view. `style`: whose kernel's names, caches and alias rules ("5.10", "6.1" or "6.12")."""
 
     def __init__(self, seed: int, style: str) -> None:
         self.random = random.Random(seed)
@@ -179,9 +179,8 @@ class Machine:
         row["level_before"], row["attrs_before"] = self._look(model, pfns[0]) if mapped else (1, P)
         yield
         if not mapped:
-            if check_alias and mask_set | mask_clr != NX:
-                for pfn in pfns:
-                    yield from self.call(task, (), [pfn], mask_set, mask_clr, check_alias=False, parent=row["call_id"])
+            for part, some_set, some_clr in self._aliases(pfns, mask_set, mask_clr) if check_alias else ():
+                yield from self.call(task, (), part, some_set, some_clr, check_alias=False, parent=row["call_id"])
         else:
             for first, n in [(pfn, 1) for pfn in pfns] if array else [(pfns[0], len(pfns))]:
                 done = n if fails_at is None else fails_at
@@ -197,7 +196,9 @@ class Machine:
                 yield from self.call(task, (), pfns, mask_set, mask_clr, check_alias=False, parent=row["call_id"])
             elif self.random.random() < 0.05:
                 yield
-        last = pfns[-1] if fails_at is None else pfns[max(fails_at, 1) - 1]
+        if self.style == "6.12" and not (mask_set | mask_clr or force_split):
+            row["n_done"] = 0  # it has returned at once
+        last = pfns[max(row["n_done"], 1) - 1]
         for end, pfn in (("first", pfns[0]), ("last", last)):
             row[f"level_{end}"], row[f"attrs_{end}"] = self._look(model, pfn) if mapped else (1, P)
         row["duration_ns"] = self.tick() - row["ts_ns"]
@@ -206,6 +207,21 @@ class Machine:
         if self.recording:
             self.recorder.rows["changes"].append(row)
         self.in_flight -= not parent
+
+    def _aliases(self, pfns: list[int], mask_set: int, mask_clr: int) -> Iterator[tuple[list[int], int, int]]:
+        """Calls that cpa_process_alias makes: to 6.1 none where NX alone changes (checkalias is 0); from 6.2 on without NX, which
+        may leave them nothing to do. Those are on several pages here, as where vmalloc has mapped large pages.
+        """
+        if self.style != "6.12":
+            if mask_set | mask_clr != NX:
+                yield from (([pfn], mask_set, mask_clr) for pfn in pfns)
+            return
+        mask_set, mask_clr = mask_set & ~NX, mask_clr & ~NX
+        first = 0
+        for i in range(1, len(pfns) + 1):
+            if i == len(pfns) or mask_set | mask_clr or pfns[i] != pfns[i - 1] + 1:
+                yield pfns[first:i], mask_set, mask_clr
+                first = i
 
     def _split_seen(self, task: Task, call_id: int, space: Space, model: PageModel, level: int, page: int) -> None:
         if not self.recording:

@@ -135,6 +135,20 @@ def test_a_kernel_without_them_has_none(files: dict[str, str]) -> None:
     assert host.memory_facts(Kcore({0xFFFF_FFFF_8300_0000: 0}), off)["kfence_pool"] is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("word", "rodata"), [(0, None), (0x7F_0000_0000, None), (1, [0x2000, 0x2800]), (1 << 40 | 1, [0x2000, 0x2800])]
+)
+def test_rodata_that_the_kernel_does_not_protect_is_none(
+    files: dict[str, str], word: int, rodata: list[int] | None
+) -> None:
+    """Booted with rodata=off; and with something else behind the variable, an int to 6.x and a byte at least."""
+    symbols = Symbols(
+        __start_rodata=KERNEL_IMAGE_BASE + (32 << 20), __end_rodata=KERNEL_IMAGE_BASE + (40 << 20),
+        kernel_set_to_readonly=0xFFFF_FFFF_8300_0000,
+    )  # fmt: skip
+    assert host.memory_facts(Kcore({0xFFFF_FFFF_8300_0000: word}), symbols)["rodata"] == rodata  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("domain", "refused"), [(0, False), (1, True), (2, False), (0xAB_0000_0001, True)])
 def test_a_xen_pv_domain_is_refused_with_its_reason(files: dict[str, str], domain: int, refused: bool) -> None:
     """Bare metal, PV, HVM; and a PV domain with something else behind the four bytes."""

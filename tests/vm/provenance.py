@@ -39,6 +39,10 @@ def provenance(name: str, manifest: dict[str, Any], lab: dict[str, Any]) -> str:
             del given[given.index(option) : given.index(option) + 2]
     if given:
         options += f" --load-args '{' '.join(given)}'"
+    recorder = lab["recorder"]["argv"]
+    asked = recorder[recorder.index("-o") + 2 : recorder.index("--")]
+    if asked:
+        options += f" --recorder-args '{' '.join(asked)}'"
     release = kernel["release"].split("-")[0].split("+")[0]
     version = ".".join(release.split(".")[:2])
     counts = ", ".join(
