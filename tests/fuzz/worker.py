@@ -25,7 +25,7 @@ from tests.fuzz.answers import MOST_SECONDS
 from tests.fuzz.inputs import CORPUS, FOCUS, Runner, first_inputs, name_of, signature
 from tests.fuzz.mutate import Mutator
 
-MOST_RUNS = 4000
+MOST_RUNS = 20_000
 """Of one process: what libraries leak does not add up to a finding."""
 
 
