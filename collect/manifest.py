@@ -13,7 +13,7 @@ from typing import Any
 from collect.errors import TraceError
 from collect.schema import FORMAT_VERSION, TABLES, TABLES_SINCE
 
-__all__ = ["FORMAT", "MANIFEST", "REQUIRED", "check", "read"]
+__all__ = ["FORMAT", "MANIFEST", "REQUIRED", "check", "first_line", "read", "read_known"]
 
 FORMAT = "directmap-trace"
 MANIFEST = "manifest.json"
@@ -21,6 +21,9 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_PFN = 1 << 40
 """Page frame numbers of x86-64 have at most 52 - 12 bits (Intel SDM vol. 3A, 4.1.4, MAXPHYADDR)."""
+
+MAX_TS = 1 << 61
+"""Time stamps stay below this, so that they and their sums fit signed arithmetic: 73 years after boot."""
 
 REQUIRED: dict[str, type] = {
     "format": str,  # FORMAT
@@ -61,19 +64,26 @@ def read(directory: Path) -> dict[str, Any]:
                 f"finish it with `directmap-collect recover {directory}`"
             )
         raise TraceError(f"{path}: missing; this is not a directmap trace, or it was copied without its manifest")
+    manifest = read_known(path)
+    check(manifest, path)
+    return manifest
+
+
+def read_known(path: Path) -> dict[str, Any]:
+    """A manifest as far as it is known: that of a journal, whose recorder may have been killed. Raises TraceError."""
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
             raise TraceError(
                 f"{path}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so not a manifest; copy the trace anew"
             )
-        text = path.read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise TraceError(
-            f"{path}: unreadable ({_first_line(error)}); copy the trace anew from where it was recorded"
+            f"{path}: unreadable ({first_line(error)}); copy the trace anew from where it was recorded"
         ) from None
-    check(manifest, path)
-    return manifest  # type: ignore[no-any-return]
+    if not isinstance(manifest, dict):
+        raise TraceError(f"{path}: not the manifest of a directmap trace; give the directory that the recorder wrote")
+    return manifest
 
 
 def check(manifest: object, path: Path) -> None:
@@ -93,7 +103,7 @@ def check(manifest: object, path: Path) -> None:
         if not isinstance(manifest.get(key), kind):
             raise TraceError(f"{path}: key {key!r} is missing or not a {kind.__name__}; copy the trace anew")
     for key in ("ts_start_ns", "ts_end_ns"):
-        if not 0 <= manifest[key] < 1 << 63:
+        if not 0 <= manifest[key] < MAX_TS:
             raise TraceError(f"{path}: key {key!r} is out of range; copy the trace anew")
     _check_memory(manifest["memory"], path)
     for name, since in TABLES_SINCE.items():
@@ -151,5 +161,6 @@ def _check_tables(tables: dict[str, Any], path: Path) -> None:
                 )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library says of an error, for a line of ours."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

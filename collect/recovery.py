@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import pyarrow.parquet as pq
 from collect.durable import JOURNAL, give_to_sudo_user, lock, write_json
 from collect.errors import HostError, TraceError
 from collect.journal import TraceWriter
-from collect.manifest import MANIFEST
+from collect.manifest import MANIFEST, check, first_line, read_known
 from collect.schema import TABLES
 from collect.segments import segment_of, table_of
-from collect.trace import open_trace
+from collect.trace import Trace, open_trace
 
 __all__ = ["finish_after", "recover"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NUMBERED = re.compile(r"[a-z_]+-\d{5,9}\.(parquet|arrows)")
+"""Names of parts and segments of ours."""
 
 
 def finish_after(error: OSError, writer: TraceWriter, manifest: dict[str, Any], seconds: float) -> HostError:
@@ -81,28 +83,27 @@ def _recover_directory(directory: Path) -> dict[str, Any]:
 
 
 def _recover(directory: Path, journal: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((journal / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TraceError(f"{journal / MANIFEST}: unreadable ({error}); the trace cannot be recovered") from None
+    manifest = read_known(journal / MANIFEST)
     for left in [journal / "reserve", *directory.glob("*.tmp"), *journal.glob("*.tmp")]:
         left.unlink(missing_ok=True)
     tables: dict[str, list[dict[str, Any]]] = {}
+    parts = [part for part in sorted(journal.glob("*.arrows")) if NUMBERED.fullmatch(part.name)]
     for name in TABLES:
-        whole = sorted(directory.glob(f"{name}-*.parquet"))
+        whole = [path for path in sorted(directory.glob(f"{name}-*.parquet")) if NUMBERED.fullmatch(path.name)]
         tables[name] = [_segment_entry(path) for path in whole]
         numbers = {path.stem for path in whole}
-        for part in [part for part in sorted(journal.glob("*.arrows")) if table_of(part) == name]:
+        for part in [part for part in parts if table_of(part) == name]:
             if f"{name}-{part.stem.rpartition('-')[2]}" in numbers:
                 continue  # the kill came between the segment and this
             entry = segment_of(part, directory)
             if entry:
                 tables[name].append(entry)
     manifest |= {"tables": tables, "complete": False} | _what_the_rows_say(directory, tables, manifest)
+    check(manifest, journal / MANIFEST)
     write_json(directory / MANIFEST, manifest)
     open_trace(directory)
     shutil.rmtree(journal)
-    return manifest  # type: ignore[no-any-return]
+    return manifest
 
 
 def _finish(directory: Path) -> dict[str, Any]:
@@ -118,16 +119,15 @@ def _what_the_rows_say(
     directory: Path, tables: dict[str, list[dict[str, Any]]], manifest: dict[str, Any]
 ) -> dict[str, Any]:
     """When the last counters were written, and the losses counted by then: the recorder had no time to sum up."""
-    parts = [pq.read_table(directory / segment["file"]) for segment in tables["counters"]]
-    if not parts:
+    counters = Trace(directory, {"tables": tables}).table("counters", ["ts_ns", "counter", "value"])
+    if not counters.num_rows:
         return {}
-    counters = pa.concat_tables(parts)
     losses = counters.filter(pc.starts_with(counters["counter"], "lost/"))
     # Each only grows, so its last value is its largest.
     totals = losses.group_by("counter").aggregate([("value", "max")])
-    end = pc.max(counters["ts_ns"]).as_py()
+    end, start = pc.max(counters["ts_ns"]).as_py(), manifest.get("ts_start_ns")
     return {
-        "ts_end_ns": max(end, manifest["ts_start_ns"]),
+        "ts_end_ns": max(end, start) if isinstance(start, int) else end,
         "losses": {
             name.removeprefix("lost/"): value
             for name, value in zip(totals["counter"].to_pylist(), totals["value_max"].to_pylist(), strict=True)
@@ -137,8 +137,10 @@ def _what_the_rows_say(
 
 def _segment_entry(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise OSError("not a file")
         rows = pq.ParquetFile(path).metadata.num_rows
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise TraceError(f"{path}: damaged ({error}); remove it and recover again") from None
+        raise TraceError(f"{path}: damaged ({first_line(error)}); remove it and recover again") from None
     give_to_sudo_user(path)
     return {"file": path.name, "rows": rows, "bytes": path.stat().st_size}

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from collect.durable import whole_file
+from collect.errors import TraceError
 from collect.heap import give_back
 from collect.page_events import PACKED, PACKED_TABLE, unpack
 from collect.schema import TABLES
@@ -128,9 +129,10 @@ def segment_of(part: Path, directory: Path) -> dict[str, Any] | None:
     entry = None
     with contextlib.ExitStack() as files:
         # Read where it lies: a part is as large as the memory that we may take.
-        batches = read_cut_stream(files.enter_context(pa.memory_map(str(part))))
+        batches = read_cut_stream(files.enter_context(_mapped(part)), JOURNAL_TABLES[name])
         if name == PACKED_TABLE:
-            rows = read_cut_stream(files.enter_context(pa.memory_map(str(beside)))) if beside.exists() else []
+            at = files.enter_context(_mapped(beside)) if beside.exists() else None
+            rows = read_cut_stream(at, TABLES["pages"]) if at else []
             if batches or rows:
                 table = pa.Table.from_batches(rows, TABLES["pages"])
                 entry = _write(directory, "pages", int(number), _pages_in_order(batches, table))
@@ -146,13 +148,27 @@ def segment_of(part: Path, directory: Path) -> dict[str, Any] | None:
     return entry
 
 
-def read_cut_stream(source: pa.NativeFile) -> list[pa.RecordBatch]:
-    """The whole batches of an Arrow stream that may end anywhere."""
+def read_cut_stream(source: pa.NativeFile, schema: pa.Schema) -> list[pa.RecordBatch]:
+    """The whole batches of an Arrow stream that may end anywhere, up to the first that is not what `schema` says.
+
+    Arrow does not look into what it reads: a batch whose offsets or lengths were damaged would be read past its end.
+    """
     batches: list[pa.RecordBatch] = []
     try:
         with pa.ipc.open_stream(source) as stream:
+            if not stream.schema.equals(schema):
+                return []
             for batch in stream:
+                batch.validate(full=True)
+                if any(column.null_count for column in batch.columns):
+                    break
                 batches.append(batch)
     except (OSError, pa.ArrowException, ValueError):
         pass  # the cut: everything before it was read
     return [batch for batch in batches if batch.num_rows]
+
+
+def _mapped(part: Path) -> pa.MemoryMappedFile:
+    if not part.is_file():  # a pipe would let us wait forever
+        raise TraceError(f"{part}: not a file; this journal is not a recorder's, do not trust it")
+    return pa.memory_map(str(part))

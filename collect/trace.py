@@ -8,6 +8,7 @@ Example::
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,14 @@ def open_trace(directory: Path | str) -> Trace:
 def _open_segment(path: Path, name: str, segment: dict[str, Any]) -> pq.ParquetFile:
     """A Parquet file whose size, row count and schema are what the manifest and the format say."""
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except OSError:
         raise TraceError(
             f"{path}: missing, though the manifest lists it; copy the trace anew from where it was recorded"
         ) from None
+    if not stat.S_ISREG(found.st_mode):  # a pipe would let us wait forever, a device never end
+        raise TraceError(f"{path}: not a file (a directory, pipe or device); do not trust this trace")
+    size = found.st_size
     if size != segment["bytes"]:
         raise TraceError(
             f"{path}: {size} bytes, the manifest says {segment['bytes']}: truncated or replaced; "

@@ -106,7 +106,7 @@ def decode(trace: Trace) -> Stream:
         start=rebuilt.start.map.runs(),
         window=rebuilt.window,
         whole_ram=whole_ram(trace.manifest["memory"]["ranges"], len(rebuilt.window.lo)),
-        grid_ns=np.linspace(start_ns, end_ns, GRID_POINTS).astype(np.int64),
+        grid_ns=start_ns + np.linspace(0, end_ns - start_ns, GRID_POINTS).astype(np.int64),
         rebuilt=rebuilt,
     )
 

@@ -103,7 +103,10 @@ def _ended(job: Job) -> tuple[float, str] | None:
     pid, status, used = os.wait4(job.process.pid, os.WNOHANG)
     if pid:
         return _how(job, status, used.ru_utime + used.ru_stime)
-    now = _cpu_ticks(job.process.pid), (job.directory / "current").stat().st_mtime if (job.directory / "current").exists() else 0.0
+    now = (
+        _cpu_ticks(job.process.pid),
+        (job.directory / "current").stat().st_mtime if (job.directory / "current").exists() else 0.0,
+    )
     job.still = job.still + 1 if now == job.last else 0
     job.last = now
     if job.still > MOST_STILL:
@@ -143,7 +146,9 @@ def _enter(ledger: Ledger, job: Job, seconds: float, why: str, at: str) -> None:
     causes = list(state.get("findings", {}))
     if why:
         log = (job.directory / "worker.log").read_text(errors="replace")
-        current = (job.directory / "current").read_text(errors="replace") if (job.directory / "current").exists() else ""
+        current = (
+            (job.directory / "current").read_text(errors="replace") if (job.directory / "current").exists() else ""
+        )
         cause = f"died: {why}"
         causes.append(cause)
         (job.directory / "findings").mkdir(exist_ok=True)
@@ -156,7 +161,9 @@ def _enter(ledger: Ledger, job: Job, seconds: float, why: str, at: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["run", "keep", "table"])
     parser.add_argument("--hours", type=float, default=1.0, help="CPU-hours, of all workers together")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)

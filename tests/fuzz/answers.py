@@ -63,11 +63,13 @@ def read(directory: Path) -> None:
 def rebuilt(directory: Path) -> None:
     """Rebuild the state, verify and attribute it; the numbers of a report."""
     from analyze import report_view
+    from analyze.analysis import analyse
+    from analyze.report_numbers import numbers
 
     with _one_line(directory), mock.patch.object(report_view, "inline_svg", return_value=""):
-        analysis = report_view.analyse(directory)
+        analysis = analyse(directory)
         seen = report_view.view(analysis, dict.fromkeys(("levels", "map")))
-        json.dumps(report_view.numbers(analysis, seen), allow_nan=False)
+        json.dumps(numbers(analysis, seen), allow_nan=False)
 
 
 def drawn(directory: Path) -> None:
@@ -105,9 +107,13 @@ def commanded(directory: Path) -> None:
     from analyze.__main__ import COMMANDS
 
     for name in COMMANDS:
-        if name not in ("report", "compare", "diff", "export"):
-            _command(directory, "analyze", [name])
-            _command(directory, "analyze", [name, "--json"])
+        if name not in ("report", "export"):  # they write files
+            more = {"state": ["--at", "0.001"], "diff": ["--from", "0", "--to", "0.001"], "compare": [str(directory)]}
+            _command(directory, "analyze", [name, *more.get(name, [])])
+            _command(directory, "analyze", [name, *more.get(name, []), "--json"])
+    for form in ("perfetto", "parquet", "csv"):
+        out = directory.with_name(f"{directory.name}-{form}")
+        _command(directory, "analyze", ["export", "-o", str(out), "--format", form, "--force"])
 
 
 TARGETS: dict[str, Callable[[Path], None]] = {

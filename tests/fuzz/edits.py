@@ -109,7 +109,9 @@ class Draft:
     def _add(self, name: str, row: int, values: dict[str, Any], times: int) -> None:
         table = self.tables[name]
         times = min(max(1, times), MOST_ROWS)
-        cells = table.slice(row % len(table), 1).to_pylist()[0] | {k: v for k, v in values.items() if k in table.schema.names}
+        cells = table.slice(row % len(table), 1).to_pylist()[0] | {
+            k: v for k, v in values.items() if k in table.schema.names
+        }
         more = pa.Table.from_pylist([cells], schema=table.schema)
         self.tables[name] = pa.concat_tables([table, more.take([0] * times)]).combine_chunks()
 
@@ -148,7 +150,7 @@ class Draft:
         elif what == "twice":
             self.tables[name] = table.append_column(table.schema.field(column), table[column])
         elif what == "nullable":
-            cells = table[column].to_pylist()[:-1] + [None]
+            cells = [*table[column].to_pylist()[:-1], None]
             kind = table.schema.field(column).type
             self.tables[name] = table.set_column(at, pa.field(column, kind), pa.array(cells, kind))
         elif what == "text":

@@ -135,7 +135,9 @@ def name_of(data: bytes) -> str:
 
 def signature(error: BaseException) -> str:
     """What findings of one cause have in common: the exception, where ours raised it, and its words without numbers."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if re.search(r"/(collect|analyze|replay)/", f.filename)]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if re.search(r"/(collect|analyze|replay)/", f.filename)
+    ]
     at = f"{'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].name}" if frames else "?"
     words = "".join(c if c.isprintable() else "?" for c in str(error))
     words = re.sub(r"/\S+/", "", words)

@@ -55,5 +55,10 @@ class Ledger:
 
 def commit(root: Path) -> str:
     """The commit that is checked out, with a + where the work tree differs."""
-    said = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"], cwd=root, capture_output=True, text=True)
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
     return said.stdout.strip() or "unknown"

@@ -23,7 +23,26 @@ _TEXTS = [
     "buddyinfo/9999999999999999999999/Normal/99999999999999999999", "set_memory_ro+0x0", "module_alloc", " [", "+", ".",
     "bpf_prog_pack_alloc+0x10", "$x^2$", "\\frac{", "_{", "secretmem_fault", "execmem_alloc+0x1 [m]", "recorder/page_sample",
 ]  # fmt: skip
-_ODD = [None, True, False, [], {}, "", "x", -1, 0, 1.5, 1e308, [[]], [0], {"a": 1}, 1 << 64, 1 << 63, -(1 << 63), 10**400]
+_ODD = [
+    None,
+    True,
+    False,
+    [],
+    {},
+    "",
+    "x",
+    -1,
+    0,
+    1.5,
+    1e308,
+    [[]],
+    [0],
+    {"a": 1},
+    1 << 64,
+    1 << 63,
+    -(1 << 63),
+    10**400,
+]
 _KEYS = [
     "format", "format_version", "tool_version", "complete", "command", "created", "ts_start_ns", "ts_end_ns", "kernel", "cpu",
     "memory", "recorder", "probes", "sampling", "losses", "tables", "ended", "clock",
@@ -216,7 +235,10 @@ class Mutator:
         file = self._file()
         size = len(self._draft.files.get(file, b" " * 2000))
         at = self._chance.choice([-1 - self._chance.randrange(min(size, 1500)), self._chance.randrange(max(1, size))])
-        content = bytes(self._chance.choice([0, 255, 128, 1, self._chance.randrange(256)]) for _ in range(self._chance.choice([1, 1, 1, 2, 4, 8])))
+        content = bytes(
+            self._chance.choice([0, 255, 128, 1, self._chance.randrange(256)])
+            for _ in range(self._chance.choice([1, 1, 1, 2, 4, 8]))
+        )
         return [file, at, content.hex()]
 
     def _cut(self) -> Edit:
@@ -236,7 +258,16 @@ class Mutator:
         return [self._file(), self._chance.choice(["fifo", "link", "directory", "zero", "empty"])]
 
     def _extra(self) -> Edit:
-        name = self._chance.choice(["new-00000.parquet", "changes-99999.parquet", "x", "journal/changes-00009.arrows", "journal/x-.arrows", "journal/nope-00000.arrows"])
+        name = self._chance.choice(
+            [
+                "new-00000.parquet",
+                "changes-99999.parquet",
+                "x",
+                "journal/changes-00009.arrows",
+                "journal/x-.arrows",
+                "journal/nope-00000.arrows",
+            ]
+        )
         return [name, self._chance.choice(["", "50415231", "00"])]
 
     def _file(self) -> str:
@@ -281,4 +312,6 @@ class Mutator:
             return 0
         cells = self._draft.tables[name][self._chance.choice(names)]
         value = cells[self._chance.randrange(len(cells))].as_py()
-        return min(max(0, value + self._chance.choice([0, 0, 0, 1, -1])), (1 << 64) - 1) if isinstance(value, int) else 0
+        return (
+            min(max(0, value + self._chance.choice([0, 0, 0, 1, -1])), (1 << 64) - 1) if isinstance(value, int) else 0
+        )

@@ -25,7 +25,7 @@ from tests.fuzz.answers import MOST_SECONDS
 from tests.fuzz.inputs import CORPUS, FOCUS, Runner, first_inputs, name_of, signature
 from tests.fuzz.mutate import Mutator
 
-MOST_RUNS = 4000
+MOST_RUNS = 20_000
 """Of one process: what libraries leak does not add up to a finding."""
 
 
@@ -54,7 +54,12 @@ def main(name: str, directory: Path, seconds: float, options: list[str]) -> None
             file = findings / f"{name_of(cause.encode())}.json"
             if known[cause] == 1 and not file.exists():
                 text = "".join(traceback.format_exception(error))
-                file.write_text(json.dumps({"target": name, "cause": cause, "input": data.decode("utf-8", "replace"), "traceback": text}, indent=1))
+                file.write_text(
+                    json.dumps(
+                        {"target": name, "cause": cause, "input": data.decode("utf-8", "replace"), "traceback": text},
+                        indent=1,
+                    )
+                )
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         state["runs"] += 1
@@ -94,7 +99,11 @@ def _instrument(where: object, module: str) -> None:
         thing = getattr(thing, "__func__", thing)
         if isinstance(thing, property):
             thing = thing.fget
-        if isinstance(thing, types.FunctionType) and thing.__module__ == module and "<" not in thing.__code__.co_filename:
+        if (
+            isinstance(thing, types.FunctionType)
+            and thing.__module__ == module
+            and "<" not in thing.__code__.co_filename
+        ):
             atheris.instrument_func(thing)
         elif isinstance(thing, type) and thing.__module__ == module:
             _instrument(thing, module)

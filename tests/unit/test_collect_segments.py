@@ -12,7 +12,7 @@ import pytest
 
 from collect import segments
 from collect.journal import TraceWriter
-from collect.page_events import PACKED_TABLE, pack
+from collect.page_events import PACKED, PACKED_TABLE, pack
 from collect.records import PAGE_EVENT
 from collect.recovery import recover
 from collect.segments import JOURNAL_TABLES, read_cut_stream, segment_of, table_of
@@ -105,7 +105,7 @@ def test_a_cut_stream_reads_up_to_the_cut_wherever_it_is(journal: Path) -> None:
     seen = set()
     for end in range(len(data) + 1):
         with pa.BufferReader(data[:end]) as source:
-            found = [time for batch in read_cut_stream(source) for time in batch["ts"].to_pylist()]
+            found = [time for batch in read_cut_stream(source, PACKED) for time in batch["ts"].to_pylist()]
         assert found in ([], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5, 6])
         seen.add(len(found))
     assert seen == {0, 2, 3, 6}
