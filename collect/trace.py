@@ -83,7 +83,7 @@ class Trace:
                         if max(groups, default=0) > MAX_GROUP_ROWS:
                             while waiting:
                                 yield waiting.popleft().result()
-                            yield from _in_steps(file, path, columns)
+                            yield from _in_steps(file, path, list(columns))
                             continue
                     for i, n_rows in enumerate(groups):
                         waiting.append(pool.submit(_read_group, path, name, segment, list(columns), i, n_rows))
@@ -168,23 +168,24 @@ def _read_group(
         return _checked(path, n_rows, columns, lambda: file.read_row_group(group, columns=columns, use_threads=False))
 
 
-def _in_steps(file: pq.ParquetFile, path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
+def _in_steps(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.Table]:
     """A segment whose row groups are not to be decoded at once."""
-    steps = file.iter_batches(MAX_GROUP_ROWS, columns=list(columns), use_threads=False)
+    steps = file.iter_batches(MAX_GROUP_ROWS, columns=columns, use_threads=False)
     left = file.metadata.num_rows
     while left > 0:
-        n_rows = min(left, MAX_GROUP_ROWS)
-        yield _checked(path, n_rows, list(columns), lambda: pa.Table.from_batches([next(steps)]))
-        left -= n_rows
+        part = _checked(path, None, columns, lambda: pa.Table.from_batches([next(steps)]))
+        left -= part.num_rows
+        yield part
 
 
-def _checked(path: Path, n_rows: int, columns: list[str], read: Callable[[], pa.Table]) -> pa.Table:
-    """What `read` gives, if it is `n_rows` whole rows. Raises TraceError."""
+def _checked(path: Path, n_rows: int | None, columns: list[str], read: Callable[[], pa.Table]) -> pa.Table:
+    """What `read` gives, if it is `n_rows` (None: any) whole rows. Raises TraceError."""
     try:
         table = read().select(columns)
         table.validate(full=True)
     except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError, StopIteration) as error:
         raise _damaged(path, error) from None
+    n_rows = table.num_rows if n_rows is None else n_rows
     if table.num_rows != n_rows or any(column.null_count for column in table.columns):
         raise TraceError(
             f"{path}: holds {table.num_rows} rows or empty cells where {n_rows} whole rows should be; copy the trace anew"
