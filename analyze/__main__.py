@@ -13,7 +13,20 @@ from collect.errors import HostError, TraceError
 
 __all__ = ["main"]
 
-COMMANDS = ("report", "summary", "health", "verify", "state", "timeline", "diff", "who", "compare", "export", "info")
+COMMANDS = (
+    "report",
+    "summary",
+    "health",
+    "verify",
+    "state",
+    "timeline",
+    "diff",
+    "who",
+    "compare",
+    "pages",
+    "export",
+    "info",
+)
 """Each is a module `analyze.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
 
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help and `info` need not wait.
@@ -24,6 +37,7 @@ examples:
   directmap-analyze report trace -o out        who broke the direct map up: one page, pictures, JSON
   directmap-analyze verify trace               is the trace exact, page by page?
   directmap-analyze verify trace --json        the same for programs
+  directmap-analyze pages trace                page events: orders, flags, lifetimes, free blocks
   directmap-analyze info trace                 what was recorded, where, and what was lost
   directmap-analyze state trace --at 12.5      the map 12.5 seconds after the start, by level and attributes
   directmap-analyze timeline trace             entries by level, and splits by user, over time

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
-__all__ = ["Kernel", "kernel", "signed"]
+__all__ = ["Kernel", "kernel", "kernel_that_allocates", "signed"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -37,32 +37,42 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wra
 class Kernel:
     """A function that is compiled when it is first called, by Python or by another kernel.
 
+    Args:
+        allocates: it makes arrays. Without, compiled code counts no references to arrays, which in a loop over rows that
+            calls other kernels with tuples of arrays takes four times as long as the work.
+
     Attributes:
         py_func: the Python function, never compiled.
     """
 
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, function: Callable[..., object], *, allocates: bool = False) -> None:
         update_wrapper(self, function)
         self.py_func = function
+        self._options = _OPTIONS | {"_nrt": allocates}
         self._for_python: Any = None
         self._for_kernels: Any = None
 
     def __call__(self, *arguments: object) -> object:
         if self._for_python is None:
-            self._for_python = _cached(_NJIT(cache=True, **_OPTIONS)(self.py_func))
+            self._for_python = _cached(_NJIT(cache=True, **self._options)(self.py_func))
         return self._for_python(*arguments)
 
     @property
     def _numba_type_(self) -> Any:
         """What numba takes this object for in compiled code."""
         if self._for_kernels is None:
-            self._for_kernels = _by_type(_NJIT(no_cpython_wrapper=True, **_OPTIONS)(self.py_func))
+            self._for_kernels = _by_type(_NJIT(no_cpython_wrapper=True, **self._options)(self.py_func))
         return self._for_kernels._numba_type_
 
 
 def kernel(function: F) -> F:
-    """Compile for flat arrays (see `Kernel`). With NUMBA_DISABLE_JIT=1 the function stays as it is."""
+    """Compile for flat arrays (see `Kernel`), none of which it makes itself. NUMBA_DISABLE_JIT=1 leaves the function as it is."""
     return function if _CONFIG.DISABLE_JIT else cast(F, Kernel(function))
+
+
+def kernel_that_allocates(function: F) -> F:
+    """As `kernel`, for a function that makes arrays."""
+    return function if _CONFIG.DISABLE_JIT else cast(F, Kernel(function, allocates=True))
 
 
 def _by_type(compiled: Any) -> Any:

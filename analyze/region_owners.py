@@ -15,7 +15,7 @@ from collect.errors import TraceError
 from collect.schema import RegionEvent, RegionKind, Tier
 from collect.trace import Trace
 
-__all__ = ["KIND_NAMES", "NEVER", "NO_REGION", "RegionOwners"]
+__all__ = ["KIND_NAMES", "NEVER", "NO_REGION", "USER_OF_KIND", "RegionOwners"]
 
 KIND_NAMES = np.full(256, "", object)
 """Name of each `RegionKind`, lower case; "" for other codes."""
@@ -30,7 +30,7 @@ NEVER = np.iinfo(np.int64).max
 _MAX_NESTING = 4
 """Region in region: an image in a pack in an allocation of executable memory; one more than that is forged."""
 
-_USER_OF_KIND = {
+USER_OF_KIND = {
     RegionKind.BPF_IMAGE: User.BPF,
     RegionKind.BPF_PACK: User.BPF,
     RegionKind.MODULE: User.MODULE,
@@ -165,7 +165,7 @@ class RegionOwners:
         self, parent: npt.NDArray[np.int64], stacks: Stacks, user_of_stack: npt.NDArray[np.uint8]
     ) -> npt.NDArray[np.uint8]:
         kinds = np.zeros(256, np.uint8)
-        for kind, user in _USER_OF_KIND.items():
+        for kind, user in USER_OF_KIND.items():
             kinds[kind] = user
         own = kinds[self._columns["kind"]]
         by_stack = user_of_stack[stacks.known(self._columns["stack_id"])]

@@ -9,7 +9,9 @@ Example::
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ __all__ = ["Trace", "open_trace"]
 
 MAX_SEGMENT_ROWS = 1 << 26
 """No segment of ours holds more: the writer rolls at 64 MiB, and no row takes less than a byte."""
+
+MAX_GROUP_ROWS = 1 << 20
+"""A row group of ours has a quarter of that; a larger one is not decoded at once."""
 
 MAX_SEGMENT_BYTES_PER_ROW = 1 << 14
 MIN_SEGMENT_BYTES_ALLOWED = 1 << 26
@@ -66,6 +71,30 @@ class Trace:
         wanted = list(columns) if columns is not None else TABLES[name].names
         for segment in self.manifest["tables"][name]:
             yield _read_segment(self.path / segment["file"], name, segment, wanted, between)
+
+    def batches(self, name: str, columns: Sequence[str], n_threads: int = 2) -> Iterator[pa.Table]:
+        """As `parts`, a row group after the other, decoded ahead by `n_threads` threads. Raises TraceError."""
+        waiting: deque[Future[pa.Table]] = deque()
+        with ThreadPoolExecutor(n_threads, "directmap-decode") as pool:
+            try:
+                for segment in self.manifest["tables"][name]:
+                    path = self.path / segment["file"]
+                    with _open_segment(path, name, segment) as file:
+                        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+                        if max(groups, default=0) > MAX_GROUP_ROWS:
+                            while waiting:
+                                yield waiting.popleft().result()
+                            yield from _in_steps(file, path, list(columns))
+                            continue
+                    for i, n_rows in enumerate(groups):
+                        waiting.append(pool.submit(_read_group, path, name, segment, list(columns), i, n_rows))
+                        if len(waiting) > n_threads + 1:
+                            yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
 
 def open_trace(directory: Path | str) -> Trace:
@@ -132,12 +161,35 @@ def _read_segment(
     path: Path, name: str, segment: dict[str, Any], columns: list[str], between: tuple[int, int] | None
 ) -> pa.Table:
     with _open_segment(path, name, segment) as file:
-        try:
-            n_rows, groups = _row_groups(file.metadata, between)
-            table = file.read_row_groups(groups, columns=columns, use_threads=True).select(columns)
-            table.validate(full=True)
-        except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError) as error:
-            raise _damaged(path, error) from None
+        n_rows, groups = _row_groups(file.metadata, between)
+        return _checked(path, n_rows, columns, lambda: file.read_row_groups(groups, columns=columns, use_threads=True))
+
+
+def _read_group(
+    path: Path, name: str, segment: dict[str, Any], columns: list[str], group: int, n_rows: int
+) -> pa.Table:
+    with _open_segment(path, name, segment) as file:
+        return _checked(path, n_rows, columns, lambda: file.read_row_group(group, columns=columns, use_threads=False))
+
+
+def _in_steps(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    """A segment whose row groups are not to be decoded at once."""
+    steps = file.iter_batches(MAX_GROUP_ROWS, columns=columns, use_threads=False)
+    left = file.metadata.num_rows
+    while left > 0:
+        part = _checked(path, None, columns, lambda: pa.Table.from_batches([next(steps)]))
+        left -= part.num_rows
+        yield part
+
+
+def _checked(path: Path, n_rows: int | None, columns: list[str], read: Callable[[], pa.Table]) -> pa.Table:
+    """What `read` gives, if it is `n_rows` (None: any) whole rows. Raises TraceError."""
+    try:
+        table = read().select(columns)
+        table.validate(full=True)
+    except (OSError, pa.ArrowException, ValueError, UnicodeDecodeError, StopIteration) as error:
+        raise _damaged(path, error) from None
+    n_rows = table.num_rows if n_rows is None else n_rows
     if table.num_rows != n_rows or any(column.null_count for column in table.columns):
         raise TraceError(
             f"{path}: holds {table.num_rows} rows or empty cells where {n_rows} whole rows should be; copy the trace anew"
