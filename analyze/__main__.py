@@ -22,12 +22,15 @@ What takes long to load (compiled code, a plotting library) they import in `run`
 EXAMPLES = """\
 examples:
   directmap-analyze report trace -o out        who broke the direct map up: one page, pictures, JSON
+  directmap-analyze summary trace              the same as text, for a terminal or a mail
+  directmap-analyze health trace               what was lost, and which conclusions that puts in doubt
   directmap-analyze verify trace               is the trace exact, page by page?
   directmap-analyze verify trace --json        the same for programs
   directmap-analyze info trace                 what was recorded, where, and what was lost
   directmap-analyze state trace --at 12.5      the map 12.5 seconds after the start, by level and attributes
   directmap-analyze timeline trace             entries by level, and splits by user, over time
   directmap-analyze diff trace --from 10%      what has changed since then, and whose doing it was
+  directmap-analyze export trace -o t.pftrace  for ui.perfetto.dev; or --format parquet, csv: every name joined
 """
 
 STATUS = """\
