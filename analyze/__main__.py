@@ -35,6 +35,8 @@ What takes long to load (compiled code, a plotting library) they import in `run`
 EXAMPLES = """\
 examples:
   directmap-analyze report trace -o out        who broke the direct map up: one page, pictures, JSON
+  directmap-analyze summary trace              the same as text, for a terminal or a mail
+  directmap-analyze health trace               what was lost, and which conclusions that puts in doubt
   directmap-analyze verify trace               is the trace exact, page by page?
   directmap-analyze verify trace --json        the same for programs
   directmap-analyze pages trace                page events: orders, flags, lifetimes, free blocks
@@ -44,6 +46,7 @@ examples:
   directmap-analyze who trace --at 50%         who keeps the map split at that moment, and what would heal it
   directmap-analyze compare before after       two captures: what differs, and whose doing it is
   directmap-analyze diff trace --from 10%      what has changed since then, and whose doing it was
+  directmap-analyze export trace -o t.pftrace  for ui.perfetto.dev; or --format parquet, csv: every name joined
 """
 
 STATUS = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analyze.causes import EARLIER
 from analyze.page import KeeperRow, KeepersView, plain
 from analyze.plots_style import USERS
 from analyze.report_words import count, number
@@ -13,7 +14,7 @@ __all__ = ["MAX_CAUSES", "MAX_STEPS", "healing_sentences", "keepers_view", "stat
 MAX_CAUSES = 10
 MAX_STEPS = 8
 
-_LABELS = {"before": "made before the recording", **{name: look.label for name, look in USERS.items()}}
+_LABELS = {"before": EARLIER, **{name: look.label for name, look in USERS.items()}}
 
 
 def states_text(found: Who) -> str:
@@ -74,4 +75,5 @@ def keepers_view(found: Who) -> KeepersView:
 
 
 def _cause(user: object, cause: object) -> str:
-    return plain(f"{_LABELS.get(str(user), 'other')}: {cause}".rstrip(": "), 80)
+    label = _LABELS.get(str(user), "other")
+    return plain(label if str(cause) in ("", label) else f"{label}: {cause}", 80)

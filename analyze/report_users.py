@@ -53,16 +53,9 @@ def held_pages(attribution: Attribution) -> dict[tuple[str, str], int]:
 
 
 def users_note(attribution: Attribution) -> str:
-    """What keeps frames split at the end, and how many nothing keeps."""
-    frames = attribution.frames
-    free = int((~frames["live"].astype(bool)).sum())
-    held = held_pages(attribution)
-    before = sum(n for (user, _), n in held.items() if user == BEFORE)
-    note = (
-        "A special page is one that is not as its 2M entry was: not present, read-only, executable. "
-        f"At the end {number(len(frames))} frames are in 4K entries; {number(free)} of them hold no special page any more and "
-        "could be one 2M entry again, if the kernel put them together."
-    )
+    """What a special page is, and how many are nobody's in the table."""
+    before = sum(n for (user, _), n in held_pages(attribution).items() if user == BEFORE)
+    note = "A special page is one that is not as its 2M entry was: not present, read-only, executable."
     return note + (f" {number(before)} special pages are from before the recording." if before else "")
 
 
