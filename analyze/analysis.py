@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analyze.attribute import Attribution, attribute
+from analyze.beside import pages_beside
+from analyze.page_events import PageEvents
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.verify import verify
 from collect.trace import Trace, open_trace
@@ -23,6 +25,8 @@ class Analysis:
     verification: dict[str, Any]
     """`Verification.to_json()`."""
     attribution: Attribution
+    pages: PageEvents | None = None
+    """None where the trace holds no page event."""
 
     @property
     def duration_s(self) -> float:
@@ -38,6 +42,7 @@ def analyse(trace_dir: Path) -> Analysis:
 
 
 def analyse_trace(trace: Trace) -> Analysis:
-    """Rebuild, verify and attribute an opened trace. Raises TraceError."""
-    rebuilt = rebuild(trace)
-    return Analysis(trace, rebuilt, verify(trace, rebuilt).to_json(), attribute(trace, rebuilt))
+    """Rebuild, verify and attribute an opened trace, and go through its page events. Raises TraceError."""
+    with pages_beside(trace) as pages:
+        rebuilt = rebuild(trace)
+        return Analysis(trace, rebuilt, verify(trace, rebuilt).to_json(), attribute(trace, rebuilt), pages())

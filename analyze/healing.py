@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analyze.jit import kernel, kernel_that_allocates
+from analyze.jit import kernel
 
 __all__ = ["Holds", "Order", "healing_order", "hold"]
 
@@ -106,7 +106,7 @@ def healing_order(
     return Order(step_of_cause, step_of_frame, healed[:n_steps], first)
 
 
-@kernel_that_allocates
+@kernel
 def _order(
     frame_start: npt.NDArray[np.int64],
     causes: npt.NDArray[np.int64],

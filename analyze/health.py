@@ -17,6 +17,7 @@ from analyze.attribute import USER_NAMES
 from analyze.counter_series import CounterSeries
 from analyze.losses import ARRAY_PAGES, CONCLUSIONS, Doubt, loss_of, lost_for
 from analyze.page import plain
+from analyze.page_events import page_events
 from collect.schema import LEAF_PAGES, Level
 from collect.trace import Trace
 
@@ -173,6 +174,7 @@ def health(trace: Trace, analysis: Analysis | None) -> Health:
     explained = _explained(analysis) if analysis else None
     wrong, doubted = _verdict(trace, verification)
     pages = manifest["sampling"].get("pages") != "none"
+    events = analysis.pages if analysis else page_events(trace) if trace.n_rows("pages") else None
     skipped = (series.after("recorder/page_programs_not_run", manifest["ts_end_ns"]) or 0) if pages else 0
     ended = manifest.get("ended")
     emulated = bool(manifest["cpu"].get("emulated"))
@@ -194,8 +196,8 @@ def health(trace: Trace, analysis: Analysis | None) -> Health:
         explained=explained,
         calls_without_return=unfinished,
         nested_calls_without_parent=orphans,
-        frees_without_allocation=None,
-        allocations_without_free=None,
+        frees_without_allocation=events.frees_unknown + int(events.orders["frees_again"].sum()) if events else None,
+        allocations_without_free=int(events.orders["allocated_again"].sum()) if events else None,
         levels=_levels(analysis, series) if analysis else [],
         splits=verification["splits"] if verification else None,
         readings=len(series.readings),

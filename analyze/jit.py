@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
-__all__ = ["Kernel", "kernel", "kernel_that_allocates", "signed"]
+__all__ = ["Kernel", "kernel", "signed"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -33,22 +33,40 @@ _NJIT: Any = numba.njit
 _CONFIG: Any = numba.config
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 
+_MAKE_ARRAYS = frozenset(
+    (
+        *("empty", "zeros", "ones", "full", "arange", "empty_like", "zeros_like", "ones_like", "full_like", "copy"),
+        *(
+            "astype",
+            "concatenate",
+            "where",
+            "nonzero",
+            "flatnonzero",
+            "unique",
+            "sort",
+            "argsort",
+            "cumsum",
+            "bincount",
+        ),
+    )
+)
+"""Of numpy. A kernel that names none of them is compiled without counting references to arrays, which in a loop over rows
+that hands tuples of arrays to other kernels takes four times as long as the work. One that makes arrays in another way
+numba refuses ("Only accept returning of array passed into the function as argument"): add the name here."""
+
 
 class Kernel:
     """A function that is compiled when it is first called, by Python or by another kernel.
-
-    Args:
-        allocates: it makes arrays. Without, compiled code counts no references to arrays, which in a loop over rows that
-            calls other kernels with tuples of arrays takes four times as long as the work.
 
     Attributes:
         py_func: the Python function, never compiled.
     """
 
-    def __init__(self, function: Callable[..., object], *, allocates: bool = False) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         update_wrapper(self, function)
         self.py_func = function
-        self._options = _OPTIONS | {"_nrt": allocates}
+        names = function.__code__.co_names
+        self._options = _OPTIONS | {"_nrt": not _MAKE_ARRAYS.isdisjoint(names)}
         self._for_python: Any = None
         self._for_kernels: Any = None
 
@@ -66,13 +84,8 @@ class Kernel:
 
 
 def kernel(function: F) -> F:
-    """Compile for flat arrays (see `Kernel`), none of which it makes itself. NUMBA_DISABLE_JIT=1 leaves the function as it is."""
+    """Compile for flat arrays (see `Kernel`). With NUMBA_DISABLE_JIT=1 the function stays as it is."""
     return function if _CONFIG.DISABLE_JIT else cast(F, Kernel(function))
-
-
-def kernel_that_allocates(function: F) -> F:
-    """As `kernel`, for a function that makes arrays."""
-    return function if _CONFIG.DISABLE_JIT else cast(F, Kernel(function, allocates=True))
 
 
 def _by_type(compiled: Any) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analyze.jit import kernel, kernel_that_allocates
+from analyze.jit import kernel
 
 __all__ = ["CHUNK_BYTES", "HEADER_BYTES", "PackRun", "chunks_of", "run_packs"]
 
@@ -86,7 +86,7 @@ def _find(bitmap: npt.NDArray[np.bool_], n: int) -> int:
     return -1
 
 
-@kernel_that_allocates
+@kernel
 def _serve(
     event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack: Int64, start: Int64,
     life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_], n_old: int,
