@@ -136,10 +136,12 @@ def _effect_ns(
     by_id = rows[np.argsort(columns["call_id"][rows])]
     ids = columns["call_id"][by_id]
     # One with a stack of its own was made in the reclaim of the other's split, before that changed anything.
-    nested = rows[np.isin(columns["parent_id"][rows], ids) & (columns["stack_id"][rows] == 0)]
-    parents = by_id[np.searchsorted(ids, columns["parent_id"][nested])]
+    nested = rows[(columns["parent_id"][rows] != 0) & (columns["stack_id"][rows] == 0)]
+    wanted = columns["parent_id"][nested]
+    at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    known = ids[at] == wanted if len(ids) else np.zeros(len(wanted), np.bool_)
     effect = exit_ns.copy()
-    np.minimum.at(effect, parents, columns["ts_ns"][nested])
+    np.minimum.at(effect, by_id[at[known]], columns["ts_ns"][nested[known]])
     return effect
 
 

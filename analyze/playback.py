@@ -130,6 +130,14 @@ class Course:
         return (state.n_pages * (1 + int(filled)) + min(pages, 1 << 34)) // FRAME * 2 + read
 
     @cached_property
+    def seen_level(self) -> npt.NDArray[np.uint8]:
+        """Per row of changes: the larger level of the two that the probe saw after it."""
+        levels: npt.NDArray[np.uint8] = np.maximum(
+            self.changes.columns["level_first"], self.changes.columns["level_last"]
+        )
+        return levels
+
+    @cached_property
     def _entered_from(self) -> npt.NDArray[np.int64]:
         """In order of effect: the earliest entry of this change and all that follow."""
         entries = self.changes.columns["ts_ns"][self.changes.order]
@@ -264,7 +272,7 @@ class Playback:
             changes.columns["force_split"],
             changes.columns["has_pgd"],
             changes.columns["ret"],
-            np.maximum(changes.columns["level_first"], changes.columns["level_last"]),
+            self.course.seen_level,
             changes.columns["attrs_first"],
             changes.pfns,
             changes.pfns_start,

@@ -52,7 +52,7 @@ def zones_of(trace: Trace) -> Zones:
     listed = memory.get("zones")
     recorded = _recorded(listed, memory["max_pfn"]) if isinstance(listed, dict) else ()
     if recorded:
-        return Zones(recorded, True, True, "zones and nodes as /proc/zoneinfo had them")
+        return Zones(recorded, True, True, "zones and nodes as /proc/zoneinfo had them at the start")
     fixed = (
         Zone("DMA", 0, _MAX_DMA_PFN),
         Zone("DMA32", _MAX_DMA_PFN, _MAX_DMA32_PFN),

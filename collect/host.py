@@ -102,6 +102,7 @@ def memory_facts(kcore: Kcore, symbols: Kallsyms) -> dict[str, Any]:
         "physical_mask": physical_mask(kcore, symbols),
         "rodata": _rodata(kcore, symbols),
         "kfence_pool": kfence_pool(kcore, symbols),
+        "zones": {zone: list(span) for zone, span in zone_ranges().items()},
     }
 
 
@@ -116,6 +117,7 @@ def memory_without_page_tables(vmemmap: int) -> dict[str, Any]:
         "physical_mask": None,
         "rodata": None,
         "kfence_pool": None,
+        "zones": {zone: list(span) for zone, span in zone_ranges().items()},
     }
 
 

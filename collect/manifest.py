@@ -37,7 +37,8 @@ REQUIRED: dict[str, type] = {
     "kernel": dict,  # release, version, boot_id, cmdline, config {CONFIG_X: value}
     "cpu": dict,  # model, n_online, possible (a range as text), emulated (bool), hypervisor (str or null)
     "memory": dict,  # max_pfn, ranges [[first_pfn, end_pfn], ...], page_offset, paging_levels, rodata [first, end], ...
-    # (max_pfn: the most there was, ranges: those at the end, where memory came or went)
+    # (max_pfn: the most there was, ranges: those at the end, where memory came or went; zones {"node N ZONE": [first_pfn,
+    # end_pfn]} at the start, with holes; not in older traces)
     # pid, tgid; headers: whose C headers the programs were compiled with; capabilities_kept while recording;
     # frames_split_by_attaching: 2M frames that were whole before; last_snapshot_ns: when the last one between began
     "recorder": dict,

@@ -108,6 +108,11 @@ class Symbols(dict[str, int]):
 def test_rodata_and_the_pool_of_kfence_are_frames(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.1.0-test")
     files["/boot/config-6.1.0-test"] = "CONFIG_KFENCE=y\nCONFIG_KFENCE_NUM_OBJECTS=63\n"
+    files["/proc/zoneinfo"] = (
+        "Node 0, zone      DMA\n  pages free     3840\n        spanned  4095\n  start_pfn:           1\n"
+        "Node 1, zone   Normal\n  pages free     9\n        spanned  4096\n  start_pfn:           1048576\n"
+        "Node 1, zone  Movable\n  pages free     0\n        spanned  0\n  start_pfn:           0\n"
+    )
     symbols = Symbols(
         __start_rodata=KERNEL_IMAGE_BASE + (32 << 20),
         __end_rodata=KERNEL_IMAGE_BASE + (40 << 20),
@@ -125,6 +130,7 @@ def test_rodata_and_the_pool_of_kfence_are_frames(files: dict[str, str], monkeyp
         "physical_mask": mask,
         "rodata": [0x1000, 0x1800],
         "kfence_pool": [0x8000, 0x8000 + 128],
+        "zones": {"node 0 DMA": [1, 4096], "node 1 Normal": [1 << 20, (1 << 20) + 4096]},
     }
 
 
