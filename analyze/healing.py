@@ -223,7 +223,7 @@ def _best_set(
     for f in range(len(left)):
         if fixed[f] or left[f] == 0:
             continue
-        at = np.int64(key[f] >> np.uint64(20)) & mask
+        at = signed(key[f] >> np.uint64(20)) & mask
         while slot_frame[at] >= 0 and key[slot_frame[at]] != key[f]:
             at = (at + 1) & mask
         if slot_frame[at] < 0:
