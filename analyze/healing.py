@@ -8,11 +8,12 @@ most frames alone; where no cause holds one alone, the set of causes that frees 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
 
 __all__ = ["Holds", "Order", "healing_order", "hold"]
 
@@ -71,6 +72,21 @@ class Order:
     first: int
 
 
+class _Work(NamedTuple):
+    """What an order is worked out in: per cause word (of hashes), gone, alone (frames it holds alone), taken (in this step);
+    per frame left (causes that hold it still), fixed (held for good), key (hash of the set of causes left); a hash table."""
+
+    word: npt.NDArray[np.uint64]
+    gone: npt.NDArray[np.bool_]
+    left: npt.NDArray[np.int64]
+    fixed: npt.NDArray[np.bool_]
+    key: npt.NDArray[np.uint64]
+    alone: npt.NDArray[np.int64]
+    taken: npt.NDArray[np.int64]
+    slot_frame: npt.NDArray[np.int64]
+    slot_count: npt.NDArray[np.int64]
+
+
 def hold(frame: npt.NDArray[np.int64], cause: npt.NDArray[np.int64], n_frames: int, n_causes: int) -> Holds:
     """From one (frame, cause) a page, in any order."""
     key, pages = np.unique(frame * max(n_causes, 1) + cause, return_counts=True)
@@ -99,9 +115,21 @@ def healing_order(
     healed = np.zeros(most, np.int64)
     cost = np.bincount(holds.causes, holds.pages, minlength=holds.n_causes).astype(np.int64)
     slots = 1 << max(4, (2 * holds.n_frames).bit_length())
+    work = _Work(
+        word=np.arange(1, holds.n_causes + 1, dtype=np.uint64) * _MIX,
+        gone=gone.copy(),
+        left=np.zeros(holds.n_frames, np.int64),
+        fixed=~healable,
+        key=np.zeros(holds.n_frames, np.uint64),
+        alone=np.zeros(holds.n_causes, np.int64),
+        taken=np.empty(holds.n_causes, np.int64),
+        slot_frame=np.empty(slots, np.int64),
+        slot_count=np.empty(slots, np.int64),
+    )
+    work.word[:] = (work.word ^ (work.word >> _SHIFT)) * _MIX_2
     n_steps, first = _order(
-        holds.frame_start, holds.causes, holds.cause_start, holds.frames, cost, removable & ~gone, gone, healable,
-        step_of_cause, step_of_frame, healed, np.empty(slots, np.int64), np.empty(slots, np.int64),
+        holds.frame_start, holds.causes, holds.cause_start, holds.frames, cost, removable & ~gone, work,
+        step_of_cause, step_of_frame, healed,
     )  # fmt: skip
     return Order(step_of_cause, step_of_frame, healed[:n_steps], first)
 
@@ -114,29 +142,18 @@ def _order(
     frames: npt.NDArray[np.int64],
     cost: npt.NDArray[np.int64],
     removable: npt.NDArray[np.bool_],
-    gone_first: npt.NDArray[np.bool_],
-    healable: npt.NDArray[np.bool_],
+    work: _Work,
     step_of_cause: npt.NDArray[np.int64],
     step_of_frame: npt.NDArray[np.int64],
     healed: npt.NDArray[np.int64],
-    slot_frame: npt.NDArray[np.int64],
-    slot_count: npt.NDArray[np.int64],
 ) -> tuple[int, int]:
     """Steps made, and frames free before the first."""
     n_frames, n_causes = len(frame_start) - 1, len(cause_start) - 1
-    word = np.empty(n_causes, np.uint64)
-    for c in range(n_causes):
-        word[c] = (np.uint64(c + 1) * _MIX) ^ ((np.uint64(c + 1) * _MIX) >> _SHIFT)
-        word[c] = word[c] * _MIX_2
-    gone = gone_first.copy()
-    left = np.zeros(n_frames, np.int64)  # causes that hold the frame still
-    fixed = np.zeros(n_frames, np.bool_)  # held for good
-    key = np.zeros(n_frames, np.uint64)  # of the set of causes left
-    alone = np.zeros(n_causes, np.int64)
+    word, gone, left, fixed, key = work.word, work.gone, work.left, work.fixed, work.key
+    alone, taken = work.alone, work.taken
     first = 0
     for f in range(n_frames):
         last = -1
-        fixed[f] = not healable[f]
         for i in range(frame_start[f], frame_start[f + 1]):
             c = causes[i]
             if gone[c]:
@@ -151,7 +168,6 @@ def _order(
         if left[f] == 1 and not fixed[f]:
             alone[last] += 1
     n_steps = 0
-    taken = np.empty(n_causes, np.int64)
     while n_steps < len(healed):
         best = -1
         for c in range(n_causes):
@@ -163,7 +179,7 @@ def _order(
         if best >= 0:
             taken[0], n_taken = best, 1
         else:
-            f = _best_set(left, fixed, key, slot_frame, slot_count)
+            f = _best_set(left, fixed, key, work.slot_frame, work.slot_count)
             if f < 0:
                 break
             for i in range(frame_start[f], frame_start[f + 1]):
@@ -200,23 +216,24 @@ def _best_set(
     slot_count: npt.NDArray[np.int64],
 ) -> int:
     """A frame whose set of causes frees most frames of just that set, for each cause in it; -1 where no frame is left."""
-    slot_frame[:] = -1
+    for at in range(len(slot_frame)):
+        slot_frame[at] = -1
     mask = len(slot_frame) - 1
     best, best_count = -1, 0
     for f in range(len(left)):
         if fixed[f] or left[f] == 0:
             continue
-        at = np.int64(key[f] >> np.uint64(20)) & mask
+        at = signed(key[f] >> np.uint64(20)) & mask
         while slot_frame[at] >= 0 and key[slot_frame[at]] != key[f]:
             at = (at + 1) & mask
         if slot_frame[at] < 0:
             slot_frame[at], slot_count[at] = f, 0
         slot_count[at] += 1
-        of = slot_frame[at]
+        of = signed(slot_frame[at])
         if (
             best < 0
             or slot_count[at] * left[best] > best_count * left[of]
             or (slot_count[at] * left[best] == best_count * left[of] and (left[of], of) < (left[best], best))
         ):
-            best, best_count = of, slot_count[at]
+            best, best_count = of, signed(slot_count[at])
     return best

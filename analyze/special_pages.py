@@ -154,7 +154,6 @@ def _usual(state: DirectMap) -> np.uint64:
     return np.uint64(m.attrs[int(weight.argmax())] & _SOFT)
 
 
-@kernel
 def last_change(
     pages: npt.NDArray[np.int64],
     row_of: npt.NDArray[np.int64],
@@ -168,8 +167,26 @@ def last_change(
     read_ns: npt.NDArray[np.int64],
 ) -> None:
     """For each of ascending `pages`, the last change in order of effect that covers it, and began before its frame was read."""
+    following = np.arange(len(pages) + 1)
+    _last_change(pages, row_of, following, order, direct, entry_ns, first_pfn, n_done, pfns, pfns_start, read_ns)
+
+
+@kernel
+def _last_change(
+    pages: npt.NDArray[np.int64],
+    row_of: npt.NDArray[np.int64],
+    following: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    direct: npt.NDArray[np.bool_],
+    entry_ns: npt.NDArray[np.int64],
+    first_pfn: npt.NDArray[np.int64],
+    n_done: npt.NDArray[np.int64],
+    pfns: npt.NDArray[np.int64],
+    pfns_start: npt.NDArray[np.int64],
+    read_ns: npt.NDArray[np.int64],
+) -> None:
+    """As above; `following` holds each index of pages and one more, and becomes a union-find: the next page without a row."""
     n = len(pages)
-    following = np.arange(n + 1)  # union-find: the next page not yet given a row
     for place in range(len(order) - 1, -1, -1):
         row = order[place]
         if not direct[row]:
@@ -179,7 +196,13 @@ def last_change(
         for i in range(n_ranges):
             first = pfns[begin + i] if stop > begin else first_pfn[row]
             end = first + (1 if stop > begin else n_done[row])
-            at = np.searchsorted(pages, first)
+            at, above = 0, n
+            while at < above:
+                middle = (at + above) // 2
+                if pages[middle] < first:
+                    at = middle + 1
+                else:
+                    above = middle
             while True:
                 while following[at] != at:
                     following[at] = following[following[at]]
