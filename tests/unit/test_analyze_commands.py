@@ -106,8 +106,8 @@ def test_a_rule_mismatch_is_shown_with_both_answers_and_its_stack(
     wrong = with_cell(source, tmp_path / "t", "changes", "level_first", row, 2)
     assert main(["verify", str(wrong)]) == 1
     out = capsys.readouterr().out
-    assert "predicted level 1" in out
-    assert "observed  level 2" in out
+    assert "predicted 4K: " in out
+    assert "observed  2M: " in out
     assert "__change_page_attr_set_clr" in out
     assert max(len(line) for line in out.splitlines()) < 80
 

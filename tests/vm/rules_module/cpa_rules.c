@@ -9,6 +9,7 @@
 //	fail AFTER			in the next call, all allocations but the first AFTER fail
 //	array PFN STRIDE PAGES SET CLR	a pages array: every STRIDE-th page
 //	rox PFN PAGES			set_memory_rox, which alone may collapse (6.15 and later)
+//	protect YES			whether the kernel protects its rodata, as it does from the end of its boot on
 //
 // Reading gives "RESULT FIRST_PAGE_FRAME" of the last command.
 
@@ -45,6 +46,7 @@ static void (*flush)(void);
 static struct page *(*contig)(unsigned long n, gfp_t gfp, int nid, nodemask_t *mask);
 static int (*rox)(unsigned long address, int n);
 static pgd_t *top;
+static int *protects;
 
 static struct task_struct *fails_for;
 static int fails_after = -1;
@@ -127,6 +129,9 @@ static ssize_t command(struct file *file, const char __user *from, size_t n, lof
 		answer = page ? page_to_pfn(page) : -1;
 	} else if (sscanf(line, "rox %li %li", &pfn, &pages) == 2) {
 		result = rox ? rox((unsigned long)__va(pfn << PAGE_SHIFT), pages) : -EOPNOTSUPP;
+	} else if (sscanf(line, "protect %i", &how) == 1) {
+		WRITE_ONCE(*protects, how);
+		result = 0;
 	} else if (sscanf(line, "fail %i", &how) == 1) {
 		fails_after = how;
 		result = 0;
@@ -170,8 +175,9 @@ static int __init begin(void)
 	contig = (void *)first_of(contigs);
 	rox = (void *)lookup("set_memory_rox");
 	top = (void *)lookup("init_top_pgt");
+	protects = (void *)lookup("kernel_set_to_readonly");
 	allocator.addr = (void *)first_of(pages);
-	if (!change || !flush || !contig || !top || !allocator.addr)
+	if (!change || !flush || !contig || !top || !protects || !allocator.addr)
 		return -ENOENT;
 	ret = register_kprobe(&allocator);
 	if (ret)
