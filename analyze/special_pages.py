@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analyze.directmap import FRAME, DirectMap
-from analyze.jit import kernel
+from analyze.jit import kernel_that_allocates
 from analyze.reconstruct import Rebuild
 from collect.schema import ATTRS_HARDWARE, Level, Pte
 
@@ -154,7 +154,7 @@ def _usual(state: DirectMap) -> np.uint64:
     return np.uint64(m.attrs[int(weight.argmax())] & _SOFT)
 
 
-@kernel
+@kernel_that_allocates
 def last_change(
     pages: npt.NDArray[np.int64],
     row_of: npt.NDArray[np.int64],
