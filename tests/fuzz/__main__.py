@@ -106,10 +106,17 @@ def _ended(job: Job) -> tuple[float, str] | None:
     pid, status, used = os.wait4(job.process.pid, os.WNOHANG)
     if pid:
         return _how(job, status, used.ru_utime + used.ru_stime)
-    now = (
-        _cpu_ticks(job.process.pid),
-        (job.directory / "current").stat().st_mtime if (job.directory / "current").exists() else 0.0,
-    )
+    state, ticks, resident = _state(job.process.pid)
+    if resident > 3 * MOST_MEMORY:
+        job.process.kill()
+        return _reap(job)[0], f"took more than {3 * MOST_MEMORY >> 30} GB of memory"
+    job.stopped = job.stopped + 1 if state == "T" else 0
+    if job.stopped > MOST_STOPPED:  # whoever stopped us all for a measurement has continued us, but not it
+        job.process.send_signal(signal.SIGCONT)
+    if state == "T":
+        return None
+    current = job.directory / "current"
+    now = ticks, current.stat().st_mtime if current.exists() else 0.0
     job.still = job.still + 1 if now == job.last else 0
     job.last = now
     if job.still > MOST_STILL:
