@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from analyze.directmap import GIGA, MAX_PAGES
+from analyze.directmap import GIGA, MAX_PAGES, TOO_LARGE
 from collect.errors import TraceError
 from collect.schema import NO_PFN, TABLES, ChangeKind, Cpa, Level, Space
 from collect.trace import Trace
@@ -84,7 +84,7 @@ def load_changes(trace: Trace) -> Changes:
     memory = trace.manifest["memory"]
     end = -(-memory["max_pfn"] // GIGA) * GIGA
     if end > MAX_PAGES:
-        raise TraceError(f"{trace.path}: memory.max_pfn is forged or damaged; copy the trace anew")
+        raise TraceError(f"{trace.path}: memory.max_pfn {memory['max_pfn']}{TOO_LARGE}")
     if len(flat) and flat.max() >= end:
         raise TraceError(f"{where}: a pages array holds pfn {flat.max()}, memory ends at {end}; copy the trace anew")
 

@@ -52,8 +52,13 @@ __all__ = [
     "no_window",
 ]
 
-MAX_PAGES = 1 << 34
-"""64 TB, the most that 4-level paging maps directly (arch/x86/include/asm/sparsemem.h, MAX_PHYSMEM_BITS)."""
+MAX_TB = 16
+MAX_PAGES = MAX_TB << 28
+"""Of physical address space: what an analysis holds in 1 GB, whatever a manifest from a stranger claims. A direct map can be
+larger: 64 TB with 4 levels of page tables, 4 PB with 5 (arch/x86/include/asm/sparsemem.h, MAX_PHYSMEM_BITS).
+"""
+
+TOO_LARGE = f" lies past {MAX_TB} TB, the most that is analyzed (in 1 GB of memory); record on a smaller machine"
 
 _LEAF_PAGES = np.array(LEAF_PAGES, np.int64)
 Ints = npt.NDArray[np.int64] | npt.NDArray[np.uint64] | Sequence[int]
@@ -93,10 +98,7 @@ class DirectMap:
         symbolic_attrs: int = 0,
     ) -> None:
         if max_pfn + n_symbolic * FRAME > MAX_PAGES:
-            raise TraceError(
-                f"memory.max_pfn {max_pfn} is more than {MAX_PAGES >> 28} TB, the most a direct map of 4 levels covers; "
-                "the manifest is forged or damaged: copy the trace anew"
-            )
+            raise TraceError(f"memory.max_pfn {max_pfn}{TOO_LARGE}")
         self.max_pfn = max_pfn
         protected = rodata if rodata and rodata[0] < rodata[1] else (0, 0)
         self.entries: Entries = new_entries(max_pfn, n_symbolic, protected)
@@ -216,9 +218,14 @@ class DirectMap:
         other = object.__new__(DirectMap)
         other.max_pfn, other.first_symbolic = self.max_pfn, self.first_symbolic
         other.entries = new_entries(self.n_pages, 0, (0, 0))
+        tables = np.flatnonzero(m.giga_level == Level.M2)
         for name in m._fields:
+            ours, theirs = getattr(m, name), getattr(other.entries, name)
+            if name in ("frame_level", "frame_code", "frame_slab"):  # elsewhere they say nothing, and take no memory
+                theirs.reshape(-1, GIGA // FRAME)[tables] = ours.reshape(-1, GIGA // FRAME)[tables]
+                continue
             n = used if name in ("slabs", "free_slabs") else None  # the rest of these was never written: leave it so
-            getattr(other.entries, name)[:n] = getattr(m, name)[:n]
+            theirs[:n] = ours[:n]
         return other
 
     def _lookup(self, pfn: Ints) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint16]]:

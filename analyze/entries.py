@@ -78,7 +78,7 @@ class Entries(NamedTuple):
     giga_code: npt.NDArray[np.uint16]
     frame_level: npt.NDArray[np.uint8]
     frame_code: npt.NDArray[np.uint16]
-    frame_slab: npt.NDArray[np.int32]  # -1 where the frame is not split
+    frame_slab: npt.NDArray[np.int32]  # says something only where the frame is split
     slabs: npt.NDArray[np.uint16]  # [slab, page within the frame]
     free_slabs: npt.NDArray[np.int32]
     attrs: npt.NDArray[np.uint64]  # code -> Pte bits
@@ -97,7 +97,7 @@ def new_entries(n_pages: int, n_symbolic: int, rodata: tuple[int, int]) -> Entri
         giga_code=np.zeros(n_gigas, np.uint16),
         frame_level=np.zeros(n_frames, np.uint8),
         frame_code=np.zeros(n_frames, np.uint16),
-        frame_slab=np.full(n_frames, -1, np.int32),
+        frame_slab=np.zeros(n_frames, np.int32),  # zeros take no memory until they are written
         slabs=_reserve(n_frames * FRAME, np.uint16).reshape(n_frames, FRAME),
         free_slabs=_reserve(n_frames, np.int32),
         attrs=np.zeros(MAX_ATTRS + 1, np.uint64),

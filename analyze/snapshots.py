@@ -127,8 +127,8 @@ def _check(part: pa.Table, trace: Trace) -> None:
 def _of_rows(trace: Trace, rows: dict[str, npt.NDArray[Any]], name: str) -> Snapshot:
     memory = trace.manifest["memory"]
     rodata = memory.get("rodata")
-    state = DirectMap(memory["max_pfn"], rodata=tuple(rodata) if rodata else None)
     try:
+        state = DirectMap(memory["max_pfn"], rodata=tuple(rodata) if rodata else None)
         state.load(rows["pfn"], rows["level"], rows["n_leaves"], rows["attrs"])
     except TraceError as error:
         raise TraceError(f"{trace.path}: snapshot {name}: {error}") from None

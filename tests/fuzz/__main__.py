@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from tests.fuzz.answers import TARGETS
+from tests.fuzz.answers import MOST_MEMORY, TARGETS
 from tests.fuzz.inputs import scratch_of
 from tests.fuzz.ledger import Ledger, commit
 
@@ -31,6 +31,8 @@ SLICE_SECONDS = 600.0
 """CPU time of a worker before another target has its turn."""
 MOST_STILL = 240
 """Seconds that one input may take without CPU time: it waits for something."""
+MOST_STOPPED = 20
+"""Seconds that a worker may be stopped while we are not."""
 SHARE = {"rebuilt": 3, "replayed": 2, "read": 2, "recovered": 1.5, "commanded": 1.5, "drawn": 1}
 """How the time is shared out."""
 
@@ -44,6 +46,7 @@ class Job:
     directory: Path
     seconds: float
     still: int = 0
+    stopped: int = 0
     last: tuple[int, float] = (0, 0.0)
 
 
@@ -103,10 +106,17 @@ def _ended(job: Job) -> tuple[float, str] | None:
     pid, status, used = os.wait4(job.process.pid, os.WNOHANG)
     if pid:
         return _how(job, status, used.ru_utime + used.ru_stime)
-    now = (
-        _cpu_ticks(job.process.pid),
-        (job.directory / "current").stat().st_mtime if (job.directory / "current").exists() else 0.0,
-    )
+    state, ticks, resident = _state(job.process.pid)
+    if resident > 3 * MOST_MEMORY:
+        job.process.kill()
+        return _reap(job)[0], f"took more than {3 * MOST_MEMORY >> 30} GB of memory"
+    job.stopped = job.stopped + 1 if state == "T" else 0
+    if job.stopped > MOST_STOPPED:  # whoever stopped us all for a measurement has continued us, but not it
+        job.process.send_signal(signal.SIGCONT)
+    if state == "T":
+        return None
+    current = job.directory / "current"
+    now = ticks, current.stat().st_mtime if current.exists() else 0.0
     job.still = job.still + 1 if now == job.last else 0
     job.last = now
     if job.still > MOST_STILL:
@@ -132,12 +142,13 @@ def _how(job: Job, status: int, seconds: float) -> tuple[float, str]:
     return seconds, f"ended with {signal.Signals(-code).name if code < 0 else f'status {code}'}"
 
 
-def _cpu_ticks(pid: int) -> int:
+def _state(pid: int) -> tuple[str, int, int]:
+    """What a process does (R, S, T, ...; proc_pid_stat(5)), its CPU time in tenths of a second, its resident bytes."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return (int(fields[11]) + int(fields[12])) // 10
+        return "", 0, 0
+    return fields[0], (int(fields[11]) + int(fields[12])) // 10, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _enter(ledger: Ledger, job: Job, seconds: float, why: str, at: str) -> None:

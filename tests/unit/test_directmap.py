@@ -193,7 +193,7 @@ def test_two_entries_for_one_page_are_refused(first: tuple[int, ...], second: tu
 
 
 def test_more_memory_than_machines_have_is_refused() -> None:
-    with pytest.raises(TraceError, match="64 TB"):
+    with pytest.raises(TraceError, match="16 TB"):
         DirectMap(1 << 40)
 
 
