@@ -32,7 +32,8 @@ __all__ = [
 U64 = npt.NDArray[np.uint64]
 MAX_ROUNDS = 64
 MAX_NS = 60 * 10**9
-"""A map that has not come to rest after so many rounds, or so long, is taken as it is, and what moved is counted."""
+"""A map that has not come to rest after so many rounds, or so long after the first walk, is taken as it is, and what moved is
+counted."""
 
 GIG_FRAMES = 512
 
@@ -183,7 +184,7 @@ def _until_still(
     read_again = np.empty(0, np.uint64)
     for n_rounds in range(MAX_ROUNDS + 1):
         again = _units_touched(touched(), leaves, units, window)
-        tired = n_rounds == MAX_ROUNDS or int(window[:, 1].max()) - read[0] > MAX_NS
+        tired = n_rounds == MAX_ROUNDS or int(window[:, 1].max()) - read[1] > MAX_NS
         if len(again) == 0 or tired:
             break
         leaves, begin, end, window, units = _read_again(walker, again, leaves, begin, end)
