@@ -189,6 +189,7 @@ def health(trace: Trace, analysis: Analysis | None) -> Health:
             unfinished or 0,
             orphans or 0,
             skipped if pages else None,
+            events.contradictions if events else 0,
         ),
         losses=losses,
         analysed=analysis is not None,
@@ -321,13 +322,14 @@ def _verdict(trace: Trace, verification: dict[str, Any] | None) -> tuple[list[st
 
 
 def _conclusions(
-    losses: list[Lost], wrong: list[str] | None, unfinished: int, orphans: int, skipped: int | None
+    losses: list[Lost], wrong: list[str] | None, unfinished: int, orphans: int, skipped: int | None, contradictions: int
 ) -> list[Conclusion]:
     """Each conclusion that the trace allows, with what puts it in doubt.
 
     Args:
         wrong: what contradicts the rebuilt map; None where there is no map.
         skipped: page programs that the kernel did not run; None where no page events were recorded.
+        contradictions: page events that cannot be after those before them.
     """
     found = []
     for doubt, text in CONCLUSIONS.items():
@@ -342,6 +344,8 @@ def _conclusions(
             why += [f"{orphans:,} nested calls without their parent"] * bool(orphans)
         if doubt & Doubt.PAGES and skipped and not why:
             why.append(f"up to {skipped:,} may be missing: the kernel skipped our program, in scope of a region or not")
+        if doubt & Doubt.PAGES and contradictions:
+            why.append(f"{contradictions:,} contradict earlier ones, so as many others were not seen")
         found.append(Conclusion(text, why))
     return found
 

@@ -125,6 +125,23 @@ class KeepersView:
 
 
 @dataclass(frozen=True)
+class TableView:
+    """A table: its first column is text, the others numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class PagesView:
+    """What the page events tell, and how much memory was free in blocks of which size."""
+
+    sentences: Sequence[str]
+    tables: Sequence[TableView]
+    free: Picture | None
+
+
+@dataclass(frozen=True)
 class TraceView:
     """All that a page says of one trace, in the order in which it says it."""
 
@@ -143,6 +160,7 @@ class TraceView:
     users: Sequence[UserView]
     users_note: str
     kept: KeepersView
+    pages: PagesView | None
     stacks: Sequence[StackView]
     limits: Sequence[str]
     provenance: Sequence[tuple[str, str]]

@@ -8,6 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analyze.analysis import Analysis
+from analyze.counter_series import CounterSeries
+from analyze.free_blocks import free_blocks
+from analyze.plots_free import free_figure
 from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
 from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
 from collect.schema import HUGE_FRAME_PAGES, LEAF_PAGES, Level
@@ -16,7 +19,7 @@ __all__ = ["figures"]
 
 
 def figures(analysis: Analysis) -> dict[str, Figure]:
-    """The pictures of a report: `levels` and `map`."""
+    """The pictures of a report: `levels`, `map`, and `free` where the trace says what free memory was made of."""
     splits = analysis.attribution.splits
     levels = analysis.rebuilt.levels
     t_s = _seconds(analysis, levels["ts_ns"])
@@ -32,10 +35,13 @@ def figures(analysis: Analysis) -> dict[str, Figure]:
         (splits["level"] == Level.G1).to_numpy(bool),
     )
     gigas = splits.loc[splits["level"] == Level.G1, "pfn"].to_numpy(np.int64) // LEAF_PAGES[Level.G1]
-    return {
+    zones = free_blocks(CounterSeries(analysis.trace))
+    drawn = {
         "levels": levels_figure(over_time, by_whom, analysis.duration_s),
         "map": map_figure(_states(analysis), gigas),
+        "free": free_figure(zones, analysis.trace.manifest["ts_start_ns"], analysis.duration_s),
     }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _seconds(analysis: Analysis, ts_ns: pd.Series[int]) -> npt.NDArray[np.float64]:

@@ -41,6 +41,7 @@ def numbers(analysis: Analysis, health: Health, kept: Who) -> dict[str, Any]:
             for user in split_by
         ],
         "kept": _kept(kept, manifest["ts_start_ns"]),
+        "pages": _pages(analysis),
         "losses": manifest["losses"],
         "probes": {
             "attached": attached_probes(manifest),
@@ -53,6 +54,13 @@ def numbers(analysis: Analysis, health: Health, kept: Who) -> dict[str, Any]:
         "format_version": manifest["format_version"],
         "limits": list(limits(analysis.verification, manifest)),
     }
+
+
+def _pages(analysis: Analysis) -> dict[str, Any] | None:
+    """What `pages --json` holds but for series over time."""
+    if analysis.pages is None:
+        return None
+    return {key: value for key, value in analysis.pages.to_json().items() if key != "intervals"}
 
 
 def _kept(found: Who, start_ns: int) -> dict[str, Any]:

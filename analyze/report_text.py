@@ -10,6 +10,7 @@ from analyze.plots_style import USERS
 from analyze.report_answer import answer, provenance, subtitle, title
 from analyze.report_checks import checks, limits, verdict
 from analyze.report_keepers import healing_sentences, states_text
+from analyze.report_pages import page_sentences
 from analyze.report_users import users
 from analyze.report_words import as_ascii, memory, share
 from analyze.terminal import clean, table, wrapped
@@ -40,6 +41,10 @@ def text_report(analysis: Analysis, health: Health, kept: Who) -> list[str]:
     lines += ["What keeps it split", *_paragraph(states_text(kept), 2)]
     for sentence in healing_sentences(kept):
         lines += _paragraph(f"- {sentence}", 2, 2)
+    if analysis.pages is not None:
+        lines += ["", "Page events"]
+        for sentence in page_sentences(analysis.pages):
+            lines += _paragraph(sentence, 2)
     lines += ["", "Checks"]
     for check in [verdict(analysis.verification), *checks(analysis.verification, manifest)]:
         lines += _check(check)

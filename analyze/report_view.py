@@ -13,6 +13,7 @@ from analyze.report_answer import answer, provenance, subtitle, title
 from analyze.report_checks import checks, limits, verdict
 from analyze.report_health import health_view
 from analyze.report_keepers import keepers_view
+from analyze.report_pages import pages_view
 from analyze.report_users import stacks, users, users_note
 from analyze.who import Who
 
@@ -40,6 +41,15 @@ def view(
     manifest = analysis.trace.manifest
     split_by = users(analysis)
     happened, left = answer(analysis, split_by)
+    free = (
+        Picture(
+            Markup(inline_svg(drawn["free"], f"{slug}-free", "Free memory by the size of the free blocks, over time.")),
+            "From /proc/buddyinfo, once a second: a 2M entry can only be had, or had back, where a whole 2M frame is free or movable.",
+            files.get("free", ()),
+        )
+        if "free" in drawn
+        else None
+    )  # fmt: skip
     return TraceView(
         slug=slug,
         title=title(analysis),
@@ -61,6 +71,7 @@ def view(
             files.get("map", ()),
         ),
         users=split_by,
+        pages=pages_view(analysis, free),
         users_note=users_note(analysis.attribution),
         stacks=stacks(analysis),
         limits=limits(analysis.verification, manifest),

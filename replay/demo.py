@@ -90,6 +90,8 @@ def _show(trace_dir: Path, out: Path, slug: str) -> Shown:
     claim_output(out / folder, force=True)
     seen = write_analysis(analyse(trace_dir), out / folder, slug)
     seen = replace(seen, levels=_within(seen.levels, folder), map=_within(seen.map, folder))
+    if seen.pages and seen.pages.free:
+        seen = replace(seen, pages=replace(seen.pages, free=_within(seen.pages.free, folder)))
     results = run_policies(trace_dir, list(POLICIES))
     replayed = _write_replay(results, out / folder / "replay")
     return Shown(

@@ -75,7 +75,7 @@ def set_strings(trace: Path, text: str) -> None:
 
 
 def test_the_report_is_one_page_with_its_pictures_and_numbers_beside_it(report: Path) -> None:
-    pictures = {f"{name}{suffix}" for name in ("levels", "map") for suffix in (".svg", ".pdf", ".png")}
+    pictures = {f"{name}{suffix}" for name in ("levels", "map", "free") for suffix in (".svg", ".pdf", ".png")}
     assert {path.name for path in report.iterdir()} == {"report.html", "report.json"} | pictures
     assert all(path.stat().st_size for path in report.iterdir())
 

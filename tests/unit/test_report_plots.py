@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from analyze.free_blocks import FreeBlocks
+from analyze.plots_free import free_figure
 from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
 from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
 from analyze.plots_style import CSS, LEVELS, USERS, inline_svg, save
@@ -126,6 +129,35 @@ def test_an_unknown_user_is_drawn_as_other() -> None:
     flat = LevelsOverTime(np.array([0.0]), np.array([GIGA]), np.array([0]), np.array([0]))
     svg = inline_svg(levels_figure(flat, splits, 2.0), "x", "")
     assert "martian" not in svg and ">other<" in svg
+
+
+def zone(name: str, blocks: list[list[int]]) -> FreeBlocks:
+    return FreeBlocks(0, name, np.arange(len(blocks)) * 10**9, np.array(blocks, np.int64))
+
+
+def test_free_memory_is_drawn_by_the_size_of_its_blocks() -> None:
+    normal = zone("Normal", [[0] * 9 + [512, 256], [4096] * 5 + [64] * 4 + [512, 0]])
+    figure = free_figure([normal, zone("DMA", [[1] + [0] * 10] * 2)], 0, 1.0)
+    assert figure is not None
+    svg = inline_svg(figure, "x", "")
+    ET.fromstring(svg)
+    assert "Normal, node 0" in svg and "(1 with less left out)" in svg
+    assert "2M and more: 1.00 GiB" in svg and "up to 64 KiB: 0.48 GiB" in svg and "128 KiB to 1 MiB: 0.12 GiB" in svg
+    for colour in re.findall(r"(?<!, )#[0-9a-f]{6}", svg):
+        assert colour in ("#ffffff", "#000000"), f"{colour} would stay the same in the dark"
+
+
+def test_free_memory_of_a_long_recording_and_many_nodes_stays_a_small_picture() -> None:
+    one = FreeBlocks(0, "Normal", np.arange(90_000) * 10**9, np.full((90_000, 11), 7, np.int64))
+    figure = free_figure([replace(one, node=node) for node in range(9)], 0, 9e4)
+    assert figure is not None
+    svg = inline_svg(figure, "x", "")
+    assert len(svg) < 1_000_000 and svg.count("free [GiB]") == 4 and "(5 with less left out)" in svg
+
+
+def test_where_nothing_is_known_of_free_memory_nothing_is_drawn() -> None:
+    assert free_figure([], 0, 1.0) is None
+    assert free_figure([zone("DMA", [[0] * 11])], 0, 1.0) is None
 
 
 def test_many_splits_stay_a_small_picture() -> None:
