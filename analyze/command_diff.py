@@ -43,7 +43,9 @@ def _run(options: argparse.Namespace) -> int:
     from_ns, to_ns = getattr(options, "from").ns(history.span), options.to.ns(history.span)
     if from_ns > to_ns:
         raise TraceError(f"{trace.path}: --from comes after --to; swap them")
-    found = diff(history, attribute(trace, rebuilt).makers, from_ns, to_ns)
+    makers = attribute(trace, rebuilt).makers
+    del rebuilt  # its maps: of a large machine two more are needed now
+    found = diff(history, makers, from_ns, to_ns)
     if options.json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:

@@ -15,10 +15,10 @@ from analyze.directmap import FRAME, GIGA, DirectMap, new_log
 from analyze.history import History
 from analyze.keepers import Makers
 from analyze.losses import Doubt, lost_for
-from analyze.playback import LeafCounts, Notes, Playback, Prediction
+from analyze.playback import LeafCounts, Notes, Prediction
 from analyze.special_pages import last_change
 from analyze.state_summary import LEVEL_NAMES
-from collect.schema import ATTRS_HARDWARE, Level
+from collect.schema import ATTRS_HARDWARE, LEAF_PAGES, Level
 
 __all__ = ["MAX_LISTED", "REREAD", "Diff", "diff"]
 
@@ -85,11 +85,10 @@ def diff(history: History, makers: Makers, from_ns: int, to_ns: int) -> Diff:
         raise ValueError("the first moment comes after the second")
     history.check(to_ns)
     course = history.course
-    a = history.state_at(from_ns)
+    playback = history.take(from_ns)
+    a = playback.state.copy()
     notes = Notes(new_log(course.log_capacity), Prediction.empty(0), list[LeafCounts]())
-    playback = Playback(
-        course, state=a.copy(), place=course.place_at(from_ns), n_reread=course.rereads_at(from_ns), notes=notes
-    )
+    playback.note(notes)
     playback.to(to_ns)
     b = playback.state
     who = _Doers(history, makers, from_ns, to_ns)
@@ -117,6 +116,8 @@ class _Doers:
         self.course = history.course
         self.makers = makers
         self.order = history.rows_between(from_ns, to_ns)
+        first, end = (history.course.rereads_at(ts_ns) for ts_ns in (from_ns, to_ns))
+        self._reread = history.course.reread[first:end]
         self._never = np.full(len(self.course.start.read_from), np.iinfo(np.int64).max)
 
     def last(self, pfn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -136,6 +137,28 @@ class _Doers:
             self._never,
         )
         return row
+
+    def touched(self) -> npt.NDArray[np.bool_]:
+        """Per 2M frame: did anything in between concern it? All of a large leaf is concerned where a part of it is."""
+        changes = self.course.changes
+        rows = self.order[changes.direct[self.order]]
+        begin, n_listed = changes.pfns_start[rows], changes.pfns_start[rows + 1] - changes.pfns_start[rows]
+        ranges = rows[n_listed == 0]
+        at = np.arange(n_listed.sum()) + np.repeat(begin - np.cumsum(n_listed) + n_listed, n_listed)
+        pages = [changes.first_pfn[ranges], changes.pfns[at]]
+        lengths = [changes.n_pages[ranges], np.ones(len(at), np.int64)]
+        for part in self._reread:
+            pages.append(part.runs.pfn)
+            lengths.append(part.runs.n_leaves * np.maximum(np.array(LEAF_PAGES)[part.runs.level], 1))
+        first, length = np.concatenate(pages), np.concatenate(lengths)
+        first, length = first[length > 0], length[length > 0]
+        edges = np.zeros(len(self._never) + 1, np.int64)
+        np.add.at(edges, first // FRAME, 1)
+        np.add.at(edges, (first + length - 1) // FRAME + 1, -1)
+        frames = np.cumsum(edges[:-1]) > 0
+        # A change within a 1G leaf may have rewritten or split all of it.
+        gigas: npt.NDArray[np.bool_] = np.repeat(frames.reshape(-1, _PER_GIGA).any(axis=1), _PER_GIGA)
+        return gigas
 
     def named(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table with `row`, and user, name, comm and ts_ns."""
@@ -191,7 +214,7 @@ def _attributes(a: DirectMap, b: DirectMap, who: _Doers) -> tuple[pd.DataFrame, 
     listed: list[pd.DataFrame] = []
     sums: list[pd.DataFrame] = []
     n_listed = 0
-    for part in _parts(a, b):
+    for part in _parts(a, b, who.touched()):
         part["row"] = who.last(part["pfn"].to_numpy(np.int64))
         sums.append(part.groupby(keys)["n_pages"].sum().reset_index())
         if n_listed < MAX_LISTED:
@@ -202,13 +225,14 @@ def _attributes(a: DirectMap, b: DirectMap, who: _Doers) -> tuple[pd.DataFrame, 
     return who.named(pages[["pfn", "n_pages", "attrs_from", "attrs_to", "row"]]), who.named(summed)
 
 
-def _parts(a: DirectMap, b: DirectMap) -> Iterator[pd.DataFrame]:
+def _parts(a: DirectMap, b: DirectMap, touched: npt.NDArray[np.bool_]) -> Iterator[pd.DataFrame]:
     """Changed pages, part by part, in order of page frame within each: pfn, n_pages, attrs_from, attrs_to."""
     levels_a, levels_b = a.frame_levels(), b.frame_levels()
+    mapped = (levels_a > 0) & (levels_b > 0) & touched
     split = (levels_a == Level.K4) | (levels_b == Level.K4)
-    whole = np.flatnonzero(~split & (levels_a > 0) & (levels_b > 0)) * FRAME
+    whole = np.flatnonzero(mapped & ~split) * FRAME
     yield _differ(whole, np.full(len(whole), FRAME), a.attrs_of(whole) & _SOFT, b.attrs_of(whole) & _SOFT)
-    frames = np.flatnonzero(split & (levels_a > 0) & (levels_b > 0))
+    frames = np.flatnonzero(mapped & split)
     for i in range(0, len(frames), _BATCH):
         some = frames[i : i + _BATCH]
         pfn = (some[:, None] * FRAME + np.arange(FRAME)).reshape(-1)

@@ -101,13 +101,24 @@ class History:
 
         Raises TraceError for a moment before START was read or after the end of the recording.
         """
+        return self.peek(ts_ns).copy()
+
+    def peek(self, ts_ns: int) -> DirectMap:
+        """The same map, not copied: good until the next question, and not to be changed."""
         self.check(ts_ns)
         place, n_reread = self.course.place_at(ts_ns), self.course.rereads_at(ts_ns)
         playback = self._nearest(place, n_reread)
         self._play(playback, place)
         playback.play(place, n_reread)
         self._playback = playback
-        return playback.state.copy()
+        return playback.state
+
+    def take(self, ts_ns: int) -> Playback:
+        """A playback at a moment, the caller's own, to go on from there."""
+        self.peek(ts_ns)
+        playback, self._playback = self._playback, None
+        assert playback is not None
+        return playback
 
     def check(self, ts_ns: int) -> None:
         """Raises TraceError for a moment that the trace does not cover."""

@@ -138,7 +138,7 @@ class OpenedTrace:
         Columns: pfn, level ("4K", "2M", "1G"; holes have no row), n_leaves, n_pages (of 4 KiB), attrs (Pte bits).
         Raises TraceError for a moment that the trace does not cover.
         """
-        pfn, level, n_leaves, attrs = self.history.state_at(self.at(time)).runs()
+        pfn, level, n_leaves, attrs = self.history.peek(self.at(time)).runs()
         n_pages = n_leaves * np.array(LEAF_PAGES, np.int64)[level]
         if not hardware and len(pfn):
             attrs = attrs & ~np.uint64(ATTRS_HARDWARE)
@@ -209,7 +209,7 @@ class OpenedTrace:
         if time is None:
             return self.attribution.special, self.attribution.frames
         ts_ns = self.at(time)
-        return keepers(self.rebuilt, self.attribution.makers, self.history.state_at(ts_ns), ts_ns)
+        return keepers(self.rebuilt, self.attribution.makers, self.history.peek(ts_ns), ts_ns)
 
     # --- whether to believe it ---------------------------------------------------------------------------------------
 

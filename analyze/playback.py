@@ -204,6 +204,10 @@ class Playback:
         self._notes = notes
         self._log = notes.log if notes else new_log(course.log_capacity)
 
+    def note(self, notes: Notes) -> None:
+        """Write down what is played from here on."""
+        self._notes, self._log = notes, notes.log
+
     def to(self, ts_ns: int) -> None:
         """Go forward to a moment: every change in effect by then is played. To go back, begin anew (ValueError)."""
         self.play(self.course.place_at(ts_ns), self.course.rereads_at(ts_ns))

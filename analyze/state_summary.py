@@ -67,7 +67,7 @@ class StateSummary:
 
 def summarize_state(history: History, ts_ns: int) -> StateSummary:
     """Sum up the map at a moment. Raises TraceError for one that the trace does not cover."""
-    state = history.state_at(ts_ns)
+    state = history.peek(ts_ns)
     runs = state.runs()
     direct = history.course.changes.direct
     return StateSummary(
