@@ -36,6 +36,8 @@ KINDS = ("module", "bpf", "bpf", "kprobe", "ftrace", "secret", "ordinary")
 PIPE = 2**19
 ACTS_BETWEEN = 3
 LONGEST_S = 1.5
+# An emulated CPU that never rests leaves a walk of milliseconds minutes to wait for.
+REST_S = 0.3
 PATIENCE_S = 150.0
 
 
@@ -63,6 +65,7 @@ def churn(number: int, seed: int, steps: mmap.mmap) -> None:
             steps[number] = (steps[number] + 1) % 256
         if len(cast) > CROWD:
             cast.leave_one(rng)
+        time.sleep(rng.uniform(0, REST_S))
     cast.leave_all()
 
 
