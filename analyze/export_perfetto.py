@@ -28,6 +28,9 @@ __all__ = ["write_perfetto"]
 MAX_COUNTERS = 4096
 """Counters that get a track; a machine of many nodes has some hundreds, a forged trace may name millions."""
 
+BATCH_EVENTS = 1 << 16
+"""Begins and ends of changes that are gathered together."""
+
 _LEVELS = {"entries_1g": ("1G", Level.G1), "entries_2m": ("2M", Level.M2), "entries_4k": ("4K", Level.K4)}
 
 
@@ -172,23 +175,27 @@ def _changes(analysis: Analysis, writer: Writer) -> None:
         changes.columns["depth"].astype(np.int64),
     )
     track = tracks[thread.reshape(-1)]
-    begin = pa.array(row[~is_end])
-    taken = {name: column.take(begin) for name, column in columns.items()}
     numbers = ("cpu", "n_pages", "n_done", "call_id", "parent_id", "has_exit")
     texts = ("user", "space", "set", "cleared", "level_before", "level_first", "level_last", "stack")
-    writer.write(
-        Events(
-            BEGIN,
-            ts[~is_end],
-            track[row[~is_end]],
-            name=taken["call"],
-            place=np.flatnonzero(~is_end),
-            numbers={name: taken[name].to_numpy(zero_copy_only=False).astype(np.uint64) for name in numbers},
-            addresses={name: taken[name].to_numpy() for name in ("address", "pfn")},
-            texts={"owner": taken["name"], **{name: taken[name] for name in texts}},
-        ),
-        Events(END, ts[is_end], track[row[is_end]], place=np.flatnonzero(is_end)),
-    )
+    for first_event in range(0, len(row), BATCH_EVENTS):
+        part = slice(first_event, first_event + BATCH_EVENTS)
+        begins, ends = np.flatnonzero(~is_end[part]), np.flatnonzero(is_end[part])
+        called, ended = row[part][begins], row[part][ends]
+        at = pa.array(called)
+        taken = {name: column.take(at) for name, column in columns.items()}
+        writer.write(
+            Events(
+                BEGIN,
+                ts[part][begins],
+                track[called],
+                name=taken["call"],
+                place=begins,
+                numbers={name: taken[name].to_numpy(zero_copy_only=False).astype(np.uint64) for name in numbers},
+                addresses={name: taken[name].to_numpy() for name in ("address", "pfn")},
+                texts={"owner": taken["name"], **{name: taken[name] for name in texts}},
+            ),
+            Events(END, ts[part][ends], track[ended], place=ends),
+        )
 
 
 def _slices(

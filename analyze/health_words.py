@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyze.health import SOUND, Explained, Health, Lost
+from analyze.health import SOUND, Explained, Health, LevelGap, Lost
 from analyze.terminal import clean, counted, table, wrapped
 
 __all__ = [
@@ -59,15 +59,26 @@ def levels_text(found: Health) -> str:
     apart = [gap for gap in stated if gap.apart_start_kb]
     if not apart and all(gap.apart_end_kb == 0 for gap in stated):
         return "/proc/meminfo's DirectMap counters say what the page tables say"
-    parts = [f"{gap.level} by {gap.apart_start_kb:+,} kB" for gap in apart]
     moved = [gap for gap in stated if gap.apart_end_kb != gap.apart_start_kb]
-    grown = (
-        "as much at the end"
-        if not moved
-        else "at the end " + ", ".join(f"{gap.level} by {gap.apart_end_kb:+,} kB" for gap in moved)
+    begin = (
+        f"apart from the page tables at the start ({_apart(apart, 'apart_start_kb')})"
+        if apart
+        else "right at the start"
     )
-    start = f"is apart from the page tables at the start ({', '.join(parts)})" if parts else "agrees at the start"
-    return f"/proc/meminfo {start}, {grown}; the page tables are right, the counters drift at boot and between readings"
+    if not moved:
+        end = "as much at the end"
+    elif all(gap.apart_end_kb == 0 for gap in stated):
+        end = "right at the end"
+    else:
+        end = f"at the end {_apart(moved, 'apart_end_kb')}"
+    return (
+        f"/proc/meminfo is {begin}, {end}; the page tables count: meminfo drifts at boot, and is read some time before or "
+        "after them"
+    )
+
+
+def _apart(gaps: list[LevelGap], when: str) -> str:
+    return ", ".join(f"{gap.level} by {getattr(gap, when):+,} kB" for gap in gaps)
 
 
 def verdict_lines(found: Health) -> list[str]:

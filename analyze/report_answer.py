@@ -16,6 +16,9 @@ from collect.schema import LEAF_PAGES, Level
 __all__ = ["answer", "provenance", "subtitle", "title"]
 
 
+_NOBODY = "nobody split an entry of the direct map"
+
+
 def title(analysis: Analysis) -> str:
     """Name of the trace."""
     return plain(analysis.trace.path.absolute().name)
@@ -33,15 +36,21 @@ def subtitle(analysis: Analysis) -> str:
 
 
 def answer(analysis: Analysis, users: Sequence[UserView]) -> tuple[str, str]:
-    """What was split and by whom, and what that left of the map: a sentence each."""
-    happened = _what_was_split(users, duration(analysis.duration_s))
+    """What was split and by whom, and what that left of the map: a sentence each.
+
+    Where changes were lost, splits are a lower bound: one that was not seen is missing, or found at a later change of its entry.
+    """
+    found = analysis.verification
+    bound = bool(found["lost_events_of_map"] or found["unfinished_calls"])
+    happened = _what_was_split(users, duration(analysis.duration_s), bound=bound)
     return happened, _what_is_left(analysis.rebuilt.levels)
 
 
-def _what_was_split(users: Sequence[UserView], how_long: str) -> str:
+def _what_was_split(users: Sequence[UserView], how_long: str, *, bound: bool) -> str:
     n_2m, n_1g = sum(user.n_2m for user in users), sum(user.n_1g for user in users)
     if not users:
-        return f"In {how_long} nobody split an entry of the direct map."
+        seen = "no split of an entry of the direct map was seen, but changes were lost" if bound else _NOBODY
+        return f"In {how_long} {seen}."
     if len(users) == 1:
         by_whom = f", all by {users[0].label}"
     else:
@@ -50,7 +59,8 @@ def _what_was_split(users: Sequence[UserView], how_long: str) -> str:
     parts = [f"{number(n_2m)} of the kernel's 2M entries"] * bool(n_2m)
     parts += [f"{number(n_1g)} of {whole} 1G entries"] * bool(n_1g)
     verb = "was" if n_2m + n_1g == 1 else "were"
-    return f"In {how_long}, {enumeration(parts)} {verb} split{by_whom}."
+    least = "at least " if bound else ""
+    return f"In {how_long}, {least}{enumeration(parts)} {verb} split{by_whom}."
 
 
 def _what_is_left(levels: pd.DataFrame) -> str:

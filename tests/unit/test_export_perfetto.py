@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as perfetto
 
+from analyze import export_perfetto
+from analyze import perfetto as perfetto_writer
 from analyze.__main__ import main
 from analyze.nesting import _nest, nested_events
 from analyze.perfetto import BEGIN, END, Events, Writer
@@ -172,6 +174,17 @@ def test_losses_stand_where_they_happened(tmp_path: Path) -> None:
     (span,) = read.slices[read.named("lost: changes, no room in their ring")]
     assert (span["name"], span["ts"], span["dur"]) == ("3 lost", start + 10**9, 10**9)
     assert "the state of the direct map" in span["puts in doubt"]
+
+
+def test_what_is_gathered_together_makes_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = write_trace(tmp_path / "t", 6, scale=0.02)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = Read(exported(trace, tmp_path / "whole"))
+    monkeypatch.setattr(export_perfetto, "BATCH_EVENTS", 5)
+    monkeypatch.setattr(perfetto_writer, "BATCH_ROWS", 3)
+    parts = Read(exported(trace, tmp_path / "parts"))
+    assert (whole.slices, whole.instants, whole.values) == (parts.slices, parts.instants, parts.values)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
