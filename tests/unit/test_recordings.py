@@ -33,7 +33,7 @@ def test_it_is_exact(recording: Path) -> None:
     assert {key: found[key] for key in zeros} == dict.fromkeys(zeros, 0)
     assert found["splits_observed"]["leaves_that_differ"] == 0
     assert found["exact"]
-    assert found["pages_compared"] > 1_500_000
+    assert found["pages_compared"] > 1_000_000
 
 
 def test_they_are_small_and_say_where_they_came_from() -> None:
@@ -57,9 +57,9 @@ def test_every_rule_has_a_place_in_our_code_and_a_test() -> None:
 
 
 def test_only_what_is_named_here_was_never_seen_on_a_real_kernel() -> None:
-    """No kernel maps rodata writable, and the direct map of rodata is no 1G leaf."""
+    """The direct map of the kernel's rodata is no 1G leaf."""
     never = {rule.name for rule in Rule if not any(counts(path)[rule] for path in RECORDINGS)}
-    assert never == {"RODATA_1G", "STATIC_2M", "STATIC_1G"}
+    assert never == {"RODATA_1G", "STATIC_1G"}
 
 
 @pytest.mark.parametrize("recording", RULES, ids=lambda path: path.name)
@@ -107,6 +107,20 @@ def test_what_a_kernel_put_back_may_be_put_back_by_the_rules_and_nothing_else(re
     refused = [row for row in told["rule_mismatch_list"] if row["source"].startswith("collapse_pmd_page")]
     assert refused
     assert refused[0]["change"]["api"] == "large entry put back"
+
+
+def test_a_leaf_that_maps_rodata_writable_is_mended_as_it_is_split() -> None:
+    """As nothing else would have: what was asked for, a soft bit, leaves RW alone."""
+    [recording] = [path for path in SMALL if path.name.startswith("static-")]
+    rebuilt = rebuilt_of(recording)
+    first, end = rebuilt.trace.manifest["memory"]["rodata"]
+    frames = rebuilt.splits.loc[rebuilt.splits["level"] == Level.M2, "pfn"].tolist()
+    assert len(frames) == 2
+    for frame in frames:
+        assert first <= frame and frame + 512 <= end
+        pages = np.arange(frame, frame + 512)
+        assert (rebuilt.start.map.attrs_of(pages) & np.uint64(Pte.RW) != 0).all()
+        assert (rebuilt.final.attrs_of(pages) & np.uint64(Pte.RW) == 0).all()
 
 
 @pytest.mark.parametrize("recording", SMALL, ids=lambda path: path.name)

@@ -20,6 +20,7 @@
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 #include <linux/vmalloc.h>
 
 #define HOW_FORCE_SPLIT 1
@@ -84,7 +85,8 @@ static int run_change(unsigned long pfn, unsigned long n, unsigned long set, uns
 	cpa.force_split = how & HOW_FORCE_SPLIT;
 	if (fails_after >= 0)
 		WRITE_ONCE(fails_for, current);
-	ret = change(&cpa, 1);
+	// To 6.1 the second argument says whether to look for aliases; since 6.2 the flag alone does (d597416683d5).
+	ret = change(&cpa, LINUX_VERSION_CODE >= KERNEL_VERSION(6, 2, 0) || !(how & HOW_NO_ALIAS));
 	WRITE_ONCE(fails_for, NULL);
 	fails_after = -1;
 	flush();
