@@ -18,6 +18,11 @@ ROUNDS ?= 5
 SECONDS ?= 5
 ONLY ?=
 REPORT ?= $(if $(ONLY),,docs/overhead.md)
+# What `make bench-analyze` runs: millions of page events, rounds; traces are kept in FOLDER, and used again.
+EVENTS ?= 100
+ANALYZE_ROUNDS ?= 3
+FOLDER ?=
+ANALYZE_REPORT ?= $(if $(filter 100,$(EVENTS)),docs/analyze-speed.md)
 COUNT_KERNELS ?= 5.10 6.1 6.12 7.2
 MOMENT_KERNELS ?= 5.10 6.1 6.12 7.2
 # MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900 SCALE=0.3, and AGED=1, LA57=1 or FORCE=1 as switches.
@@ -27,7 +32,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect clean
+.PHONY: help venv demo test test-kills test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect bench-analyze clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -70,6 +75,10 @@ test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, ver
 bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),-o $(REPORT))
+
+bench-analyze: $(VENV)/.installed-test ## measure how fast the analyzer answers (root, to record; EVENTS=, ANALYZE_ROUNDS=, FOLDER=)
+	@$(BIN)/python -m tests.bench.analyzer --events $(EVENTS) --rounds $(ANALYZE_ROUNDS) \
+		$(if $(FOLDER),--folder $(FOLDER)) $(if $(ANALYZE_REPORT),-o $(ANALYZE_REPORT))
 
 test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 secret pages on four kernels; count them
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(COUNT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_counted.py

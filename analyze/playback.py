@@ -21,7 +21,7 @@ from analyze.changes import Changes, load_changes
 from analyze.directmap import FRAME, GIGA, DirectMap, SplitLog, Window, new_log, raise_failure
 from analyze.entries import Entries, collapse_frame, collapse_giga, entry_at, met
 from analyze.hotplug import Reread, add_range, read_again, remove_range
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
 from analyze.observed_splits import ObservedSplits, load_splits
 from analyze.rule_names import Rule
 from analyze.rules import change_range, split_leaf
@@ -399,7 +399,7 @@ def _apply_all(
                 if ret[row] != 0:
                     for i in range(_first_from(left_row, row), _first_from(left_row, row + 1)):
                         if _inside(window, left_pfn[i], entry, leave):
-                            failed = split_leaf(m, log, row, leave, left_pfn[i], left_level[i])
+                            failed = split_leaf(m, log, row, leave, left_pfn[i], signed(left_level[i]))
                             if failed < 0:
                                 return failed
             elif inside and kind[row] == _COLLAPSE:

@@ -16,7 +16,8 @@ from analyze.changes import MAX_TS
 from analyze.directmap import FRAME, DirectMap
 from analyze.jit import kernel
 from collect.errors import TraceError
-from collect.schema import LEAF_PAGES, Moment, Space, empty_table
+from collect.heap import give_back
+from collect.schema import LEAF_PAGES, TABLES, Moment, Space, empty_table
 from collect.trace import Trace
 
 __all__ = ["Snapshot", "SnapshotTable", "load_snapshot", "snapshots_between"]
@@ -51,9 +52,13 @@ class SnapshotTable:
     """
 
     def __init__(self, trace: Trace) -> None:
-        kept = [_kept(part, trace) for part in trace.parts("snapshots")]
-        table = pa.concat_tables([empty_table("snapshots"), *kept])
-        self.columns = {name: table[name].to_numpy() for name in table.column_names}
+        names = TABLES["snapshots"].names
+        kept = [empty_table("snapshots"), *(_kept(part, trace) for part in trace.batches("snapshots", names))]
+        self.columns: dict[str, npt.NDArray[Any]] = {}
+        for name in names:  # what is copied is let go: of a host of 4 TB a column is tens of megabytes
+            self.columns[name] = np.concatenate([part[name].to_numpy() for part in kept])
+            kept = [part.drop_columns([name]) for part in kept]
+        give_back()
 
     def rows(self, moment: Moment, space: Space = Space.DIRECT_MAP) -> dict[str, npt.NDArray[np.uint64]] | None:
         """Columns of the first snapshot of a moment (the last one of END), or None."""
@@ -77,7 +82,7 @@ def snapshots_between(trace: Trace) -> Iterator[tuple[int, Moment, Snapshot]]:
     Raises TraceError for rows that lie or are not in order.
     """
     rest, last = empty_table("snapshots"), -1
-    for part in trace.parts("snapshots"):
+    for part in trace.batches("snapshots", TABLES["snapshots"].names):
         _check(part, trace)
         mine = pc.and_(
             pc.is_in(part["moment"], pa.array(BETWEEN, pa.uint8())), pc.equal(part["space"], Space.DIRECT_MAP)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -102,17 +103,35 @@ def record(folder: Path, seconds: float) -> Path:
     return folder / "native"
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    source = args.source or record(folder, args.seconds)
-    rows = int(args.events * 1e6)
+def made(folder: Path, source: Path | None, seconds: float, rows: int) -> dict[str, Path]:
+    """The traces, by name; those that `folder` holds already are not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
     traces = {name: folder / name for name in ("tenth", "third", "whole", "changes", "wide")}
-    print("making traces ...", file=sys.stderr, flush=True)
-    for name, n in (("tenth", rows // 10), ("third", rows // 3), ("whole", rows)):
-        many_pages(STATE, source, traces[name], n)
-    many_changes(STATE, traces["changes"], 1_000_000)
-    wide_host(STATE, traces["wide"], 4 * TERABYTE, 0.1)
+    missing = [name for name, path in traces.items() if not (path / "done").exists()]
+    if missing:
+        print(f"making traces in {folder} ...", file=sys.stderr, flush=True)
+    if source is None and {"tenth", "third", "whole"}.intersection(missing):
+        source = record(folder, seconds)
+    for name in missing:
+        shutil.rmtree(traces[name], ignore_errors=True)
+        if name == "changes":
+            many_changes(STATE, traces[name], 1_000_000)
+        elif name == "wide":
+            wide_host(STATE, traces[name], 4 * TERABYTE, 0.1)
+        elif source is not None:
+            many_pages(STATE, source, traces[name], rows // {"tenth": 10, "third": 3, "whole": 1}[name])
+        (traces[name] / "done").touch()
+    return traces
+
+
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    rows = int(args.events * 1e6)
+    traces = made(folder, args.source, args.seconds, rows)
+    if args.only_make:
+        return {}
     runs: list[Run] = []
     for i in range(args.rounds):
+        shutil.rmtree(folder / f"cold{i}", ignore_errors=True)
         runs.append(run("report", traces["whole"], folder / f"cold{i}", "cold"))
     warm = folder / "cold0"
     for _ in range(args.rounds):
@@ -121,6 +140,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         runs += [run(f"{rival}_groups", traces["whole"], warm, "-") for rival in ("duckdb", "polars")]
         runs += [run(f"{rival}_lifetimes", traces["tenth"], warm, "-") for rival in ("duckdb", "polars")]
     for task in ("rebuilt", "verified"):
+        shutil.rmtree(folder / f"alone-{task}", ignore_errors=True)
         runs.append(run(task, STATE, folder / f"alone-{task}", "cold"))
     for name, task in (("changes", "rebuilt"), ("wide", "state"), ("wide", "verified")):
         runs += [run(task, traces[name], warm, "warm") for _ in range(args.rounds + 1)][1:]
@@ -236,6 +256,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="to record; default: %(default)g")
     parser.add_argument("--source", type=Path, metavar="DIR", help="a recording with --pages all, instead of a new one")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for the traces, which stay there")
+    parser.add_argument("--only-make", action="store_true", help="the traces, in --folder, to be timed another time")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="Markdown here, JSON beside it")
     args = parser.parse_args()
     try:
@@ -244,6 +265,8 @@ def main() -> int:
     except HostError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    if not found:
+        return 0
     text = markdown(found)
     print(text)
     if args.output:
