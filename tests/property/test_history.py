@@ -16,7 +16,7 @@ from analyze import history as history_module
 from analyze.changes import Changes
 from analyze.directmap import DirectMap
 from analyze.history import History
-from analyze.playback import load_course
+from analyze.reconstruct import rebuild
 from collect.schema import LEAF_PAGES, ChangeKind, Level, Moment
 from collect.trace import open_trace
 from tests.machine import PageModel, write_trace
@@ -112,12 +112,15 @@ def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         path = write_trace(directory / "trace", 41, scale=0.1)
         if request.param == "plugged":
             path = plugged(path, directory / "plugged", removed=True)
-    history = History(load_course(open_trace(path)))
+    rebuilt = rebuild(open_trace(path))
+    history = History(rebuilt.course)
     observed, changes = history.course.observed, history.course.changes
     LEFT.clear()
     for row, pfn, level in zip(observed.left_row, observed.left_pfn, observed.left_level, strict=True):
         LEFT[int(changes.columns["call_id"][row]), int(level)] = int(pfn)
-    some = np.random.default_rng(3).choice(np.unique(history.course.effect_ns), N_MOMENTS - 4, replace=False)
+    # The very moments at which something took effect: one nanosecond earlier is another map.
+    effective = np.unique(changes.effect_ns[rebuilt.prediction.n_changed > 0])
+    some = np.random.default_rng(3).choice(effective, N_MOMENTS - 4, replace=False)
     span = history.span
     ts = {span.first_ns, span.last_ns, *some.tolist(), int(some[0]) - 1, int(some[1]) + 1}
     ts |= {part.ts_ns + off for part in history.course.reread for off in (-1, 0)}
