@@ -76,6 +76,8 @@ def run(hours: float, jobs: int, targets: list[str], work: Path) -> None:
                     left += max(0.0, job.seconds - used[0])
                     _enter(ledger, job, *used, at)
     except KeyboardInterrupt:
+        pass
+    finally:
         for job in running:
             job.process.kill()
             _enter(ledger, job, *_reap(job), at)
