@@ -27,7 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="policies to replay (default: all; see `policies`)",
+        help="policies to replay, as NAME, NAME:parameter=value,... or NAME+merge (default: all; see `policies`)",
+    )
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME.PARAMETER=VALUE",
+        help="set a parameter of a policy, wherever it is named; may be given again",
+    )
+    run.add_argument(
+        "--users", metavar="USER,...", help="whose requests a policy serves, such as modules,bpf (default: everybody's)"
+    )
+    run.add_argument(
+        "--pressure",
+        metavar="SCENARIO",
+        help="when memory is short: EVERY_SECONDS:PAGES, a file of lines SECONDS PAGES, or trace (what it counted)",
     )
     run.add_argument("--json", action="store_true", help="results as JSON on stdout instead of the table")
     run.add_argument("-o", "--output", type=Path, metavar="OUT", help="write results and plots into this directory")
@@ -59,7 +75,13 @@ def _run(arguments: argparse.Namespace) -> int:
         there = [name for name in FILES if (out / name).exists()]
         if there:
             raise TraceError(f"{out / there[0]}: exists; give another directory with -o, or --force to overwrite")
-    results = run_policies(arguments.trace, arguments.policy)
+    results = run_policies(
+        arguments.trace,
+        arguments.policy,
+        settings=arguments.settings,
+        users=arguments.users,
+        pressure=arguments.pressure,
+    )
     if out is not None:
         write(out, results)
         print(f"results in {out}", file=sys.stderr)
@@ -72,12 +94,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _policies(arguments: argparse.Namespace) -> int:
-    from replay.policies import POLICIES
-    from replay.tables import policies_table
+    """What can be replayed, and what can be set."""
+    from replay.tables import policies_json, policies_table
 
     if arguments.json:
-        listed = [{"name": p.name, "title": p.title, "parameters": p.parameters} for p in POLICIES.values()]
-        print(json.dumps(listed, allow_nan=False, indent=1))
+        print(json.dumps(policies_json(), allow_nan=False, indent=1))
     else:
         sys.stdout.write(policies_table())
     return 0

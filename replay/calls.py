@@ -8,19 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.changes import Changes
-from collect.schema import ChangeKind, RegionKind
-from replay.ownership import Touches, join
+from collect.schema import ChangeKind, Pte, RegionKind
+from replay.ownership import Touches, join_layers
 from replay.placement import INVALID_CLR
-from replay.requests import Requests
+from replay.requests import Life, Requests
 from replay.steps import Steps
 
-__all__ = ["Calls", "read_calls"]
+__all__ = ["Calls", "read_calls", "text_pages"]
 
 Int64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 _INVALID = np.uint64(INVALID_CLR)
 _PAGE_SHIFT = np.uint64(12)
+_NX = np.uint64(int(Pte.NX))
+
+MAX_TEXT_PAGES = 1 << 15
+"""Pages of a call that makes code executable; the module area of x86-64 has 1 GiB, and no module a fraction of that."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Calls:
     flushes: Bools
     ranged: Int64
 
+    @classmethod
+    def none(cls) -> Calls:
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0, np.int64))
+
 
 def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int, end_ns: int) -> Calls:
     """The primary calls that ended after `start_ns` and began before `end_ns`."""
@@ -54,7 +62,8 @@ def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int
     request[_roots(changes)[steps.row[step[owned]]]] = page_owner[owned]
     request = request[rows]
     by_address = np.flatnonzero((request < 0) & (changes.address[rows] != 0))
-    request[by_address] = _by_address(changes, rows[by_address], requests)
+    page = _by_address(changes, rows[by_address], np.zeros(len(by_address), np.int64), requests)
+    request[by_address] = np.where(page >= 0, np.append(requests.owner(), -1)[page], -1)
 
     masks = changes.mask_set[rows], changes.mask_clr[rows]
     direct_map_api = ((masks[0] & _INVALID) == _INVALID) | ((masks[1] & _INVALID) == _INVALID)
@@ -79,15 +88,31 @@ def _roots(changes: Changes) -> Int64:
     return parent
 
 
-def _by_address(changes: Changes, rows: Int64, requests: Requests) -> Int64:
-    """Request whose area holds the first address of each call, by virtual page and time."""
+def text_pages(changes: Changes, requests: Requests) -> Bools:
+    """[pages] whether the page was made executable: a call cleared NX at its virtual address.
+
+    Of an image in a pack all pages are; it was made executable with the pack.
+    """
+    text = np.repeat(requests.life == Life.IMAGE, requests.n_pages)
+    primary = (changes.depth == 0) | (changes.stack_id != 0)
+    made = (changes.kind == ChangeKind.CPA) & primary & (changes.mask_clr & _NX != 0) & (changes.address != 0)
+    rows = np.flatnonzero(made & (changes.n_pages <= MAX_TEXT_PAGES))
+    counts = changes.n_pages[rows]
+    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    page = _by_address(changes, np.repeat(rows, counts), nth, requests)
+    text[page[page >= 0]] = True
+    return text
+
+
+def _by_address(changes: Changes, rows: Int64, nth_page: Int64, requests: Requests) -> Int64:
+    """Page of a request behind the address of each call, `nth_page` further on, by virtual page and time; -1 if none."""
     owner = requests.owner()
     nth = np.arange(len(owner)) - np.repeat(requests.first[:-1], requests.n_pages)
     base = (requests.address >> _PAGE_SHIFT).astype(np.int64)[owner]
     place = np.where(base > 0, base + nth, -1)
-    page = join(
+    page = join_layers(
         Touches(
-            (changes.address[rows] >> _PAGE_SHIFT).astype(np.int64),
+            (changes.address[rows] >> _PAGE_SHIFT).astype(np.int64) + nth_page,
             changes.ts_ns[rows],
             changes.pid[rows].astype(np.int64),
             changes.mask_set[rows],
@@ -97,6 +122,7 @@ def _by_address(changes: Changes, rows: Int64, requests: Requests) -> Int64:
         requests.alloc_ns[owner],
         requests.free_ns[owner],
         requests.alloc_pid[owner],
+        requests.life[owner] == Life.CACHE,
         after_free=False,
     )
-    return np.where(page >= 0, np.append(owner, -1)[page], -1)
+    return page

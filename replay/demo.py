@@ -19,7 +19,6 @@ from analyze.report import claim_output, write_analysis
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from replay.plots import split_figure
-from replay.policies import POLICIES
 from replay.results import Interval, PolicyResult
 from replay.run import run_policies
 from replay.tables import text_table
@@ -29,6 +28,8 @@ __all__ = ["PAGE", "main", "write_demo"]
 PAGE = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 BASELINE = "none"
+SHOWN = (BASELINE, "gfp-unmapped", "prog-pack", "rox-cache", "pageblock-flip", "clairvoyant")
+"""Policies on the page; `directmap-replay run` knows more."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def write_demo(traces: Path, out: Path, *, force: bool = False) -> Path:
     for number, trace_dir in enumerate(found, 1):
         print(f"demo: {plain(trace_dir.name)} ({number} of {len(found)})", file=sys.stderr, flush=True)
         shown.append(_show(trace_dir, out, f"t{number}"))
-    page = render("demo.html", templates=[TEMPLATES], shown=shown, policies=[n for n in POLICIES if n != BASELINE])
+    page = render("demo.html", templates=[TEMPLATES], shown=shown, policies=[n for n in SHOWN if n != BASELINE])
     (out / PAGE).write_text(page, encoding="utf-8")
     return out / PAGE
 
@@ -92,7 +93,7 @@ def _show(trace_dir: Path, out: Path, slug: str) -> Shown:
     seen = replace(seen, levels=_within(seen.levels, folder), map=_within(seen.map, folder))
     if seen.pages and seen.pages.free:
         seen = replace(seen, pages=replace(seen.pages, free=_within(seen.pages.free, folder)))
-    results = run_policies(trace_dir, list(POLICIES))
+    results = run_policies(trace_dir, SHOWN)
     replayed = _write_replay(results, out / folder / "replay")
     return Shown(
         view=seen,

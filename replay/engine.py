@@ -24,29 +24,38 @@ import numpy.typing as npt
 from analyze.directmap import DirectMap, SplitLog, Window, new_log, raise_failure
 from analyze.entries import FRAME, GIGA
 from collect.schema import Level, Pte
-from replay.placement import GONE, SYMBOLIC, Placement
-from replay.steps import MAX_MASKS
-from replay.stream import Stream
-from replay.walk import (
+from replay.books import (
     CANDIDATES,
     GIGA_REAL,
     HOSTED,
     LIVE_REAL,
     LIVE_SYM,
-    N_TALLY,
+    MERGED_1G,
+    MERGED_REAL,
+    MERGED_SYM,
     PEAK_HI,
     PEAK_LO,
     SPLIT_REAL,
     SPLIT_SYM,
+    SPLITS_1G,
+    SPLITS_REAL,
+    SPLITS_SYM,
     STEPS,
-    walk_steps,
+    Books,
+    new_books,
+    settle,
 )
+from replay.placement import GONE, SYMBOLIC, Placement
+from replay.steps import MAX_MASKS
+from replay.stream import Stream
+from replay.walk import ActColumns, StepColumns, walk_steps
 
 __all__ = ["CURVES", "Walk", "special_pages", "walk"]
 
 Int64 = npt.NDArray[np.int64]
 
 _ORDINARY = np.uint64(int(Pte.P | Pte.RW))
+_MERGED_ANYWAY = int(Pte.A | Pte.D | Pte.G)
 _OPEN = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
 
 KNOWN_CODES = 1024
@@ -61,11 +70,14 @@ class Walk:
 
     Attributes:
         map: the map at the end.
-        log: splits in order of effect; its rows of `ts_ns` are times, `pfn` may be symbolic.
-        split_2m, split_1g, live_end, live_peak: (lower, upper) bounds.
-        n_split_real: 2M frames split outside of symbolic blocks.
-        n_split_again: splits of frames that had been split before and put back.
+        log: splits in order of effect; its rows of `ts_ns` are times, `pfn` may be symbolic. Empty where entries merge.
+        split_2m, split_1g: distinct frames and 1G entries split. With live_end, live_peak and what follows:
+            (lower, upper) bounds.
+        splits: splits of any entry, again or not: each flushes every TLB.
+        merges: large entries put back by merging.
+        split_end: how many more frames 4K entries map at the end than the real part of `map` says, for blocks.
         n_steps: steps that reached the page tables, the policy's own included.
+        by_user: [2, users and nobody] distinct 2M frames split, real ones and symbolic, by whose change did it first.
         curves: [4, moments] as `CURVES` names them, at `Stream.grid_ns`.
     """
 
@@ -75,9 +87,11 @@ class Walk:
     split_1g: tuple[int, int]
     live_end: tuple[int, int]
     live_peak: tuple[int, int]
-    n_split_real: int
-    n_split_again: int
+    splits: tuple[int, int]
+    merges: tuple[int, int]
+    split_end: tuple[int, int]
     n_steps: int
+    by_user: Int64
     curves: Int64
 
 
@@ -92,60 +106,99 @@ def special_pages(m: DirectMap, n_frames: int) -> npt.NDArray[np.int32]:
     return count
 
 
-def walk(stream: Stream, placement: Placement) -> Walk:
-    """Replay the stream under a placement. Raises TraceError where the changes cannot be of one machine."""
+def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = None) -> Walk:
+    """Replay the stream under a placement. Raises TraceError where the changes cannot be of one machine.
+
+    `merge_ignoring`: frames merge again, see `replay.books`, whatever these `Pte` bits of their entries say; None: never.
+    """
     m = stream.start_map(placement.n_blocks)
     entries = m.entries
     n_frames = len(entries.frame_level)
-    special = special_pages(m, n_frames)
-    hostable = np.zeros(n_frames, np.bool_)
-    hostable[: len(stream.whole_ram)] = stream.whole_ram
-    first_symbolic = m.first_symbolic // FRAME
-    hostable[first_symbolic : first_symbolic + placement.n_blocks] = placement.in_pieces
-    split_already = np.zeros(n_frames, np.bool_)
-    split_already[m.split_frames()] = True
-    tally = np.zeros(N_TALLY, np.int64)
-    tally[CANDIDATES] = np.count_nonzero(split_already & hostable & (special == 0))
+    books = _books(stream, m, placement, merge_ignoring)
     n_1g = m.counts()[Level.G1]
     most = m.counts()[Level.M2] + n_1g * (GIGA // FRAME)  # 2M frames that a large entry maps, and could be split
-    if stream.n_put_back or stream.steps.has_pgd.any():  # or put back first, or new
+    if stream.n_put_back or stream.steps.has_pgd.any() or merge_ignoring is not None:  # or put back first, or new
         most = m.first_symbolic // FRAME
 
-    requests = stream.requests
-    dest = np.where(placement.swallowed[requests.owner()], GONE, placement.dest)
-    dest = np.where(dest >= SYMBOLIC, dest - SYMBOLIC + m.first_symbolic, dest)
-    acts = placement.acts
+    requests, steps, acts = stream.requests, stream.steps, placement.acts
+    owner = requests.owner()
+    dest = np.where(placement.swallowed[owner], GONE, placement.dest)
     log = new_log(n_frames + len(entries.giga_level) + stream.n_put_back * (1 + FRAME) + 1)
     curves = np.zeros((4, len(stream.grid_ns)), np.int64)
     window = Window(*(_padded(edge, n_frames, fill) for edge, fill in zip(stream.window, _OPEN, strict=True)))
-    steps = stream.steps
     status = walk_steps(
-        entries, log, window,
-        steps.op, steps.row, steps.entry_ns, steps.exit_ns, steps.pfn, steps.n_pages, steps.n_done,
-        steps.mask_set, steps.mask_clr, steps.force_split, steps.has_pgd, steps.seen_level, steps.seen_attrs,
-        steps.mask_id, steps.page_first, steps.page_owned, dest,
-        np.searchsorted(steps.exit_ns, acts.ts_ns, side="left"), acts.ts_ns,
-        np.where(acts.place >= SYMBOLIC, acts.place - SYMBOLIC + m.first_symbolic, acts.place),
-        acts.n_pages, acts.mask_set, acts.mask_clr,
-        special, hostable, split_already, np.zeros(n_frames, np.bool_), tally, stream.grid_ns, curves,
+        entries,
+        log,
+        window,
+        StepColumns(**{name: getattr(steps, name) for name in StepColumns._fields}),
+        _real(dest, m),
+        requests.user[owner],
+        ActColumns(
+            at=np.searchsorted(steps.exit_ns, acts.ts_ns, side="left"),
+            place=_real(acts.place, m),
+            **{name: getattr(acts, name) for name in ActColumns._fields if name not in ("at", "place")},
+        ),
+        books,
+        stream.grid_ns,
+        curves,
         np.full((MAX_MASKS, KNOWN_CODES), -1, np.int32),
-    )  # fmt: skip
+    )
     raise_failure(status)
-    hosted, sym = int(tally[HOSTED]), int(tally[SPLIT_SYM])
-    real, live_real, live_sym = int(tally[SPLIT_REAL]), int(tally[LIVE_REAL]), int(tally[LIVE_SYM])
-    giga = int(tally[GIGA_REAL])
+    if placement.merged_at_last:
+        books.ignored_bits[0] = _MERGED_ANYWAY
+        for frame in m.split_frames().tolist():
+            settle(entries, books, frame, m.first_symbolic // FRAME)
+    return _summed_up(m, log, books, placement, curves, most, n_1g)
+
+
+def _books(stream: Stream, m: DirectMap, placement: Placement, merge_ignoring: int | None) -> Books:
+    """The books at the start."""
+    n_frames = len(m.entries.frame_level)
+    books = new_books(n_frames, len(m.entries.giga_level), special_pages(m, n_frames), ignored_bits=merge_ignoring)
+    books.hostable[: len(stream.whole_ram)] = stream.whole_ram
+    first_symbolic = m.first_symbolic // FRAME
+    books.hostable[first_symbolic : first_symbolic + placement.n_blocks] = placement.in_pieces
+    books.split_now[m.split_frames()] = True
+    pool = stream.trace.manifest["memory"].get("kfence_pool")
+    if pool:
+        books.keep_small[pool[0] // FRAME : -(-pool[1] // FRAME)] = True
+    books.tally[CANDIDATES] = np.count_nonzero(books.split_now & books.hostable & (books.special == 0))
+    return books
+
+
+def _summed_up(
+    m: DirectMap, log: SplitLog, books: Books, placement: Placement, curves: Int64, most: int, n_1g: int
+) -> Walk:
+    tally = [int(cell) for cell in books.tally]
+    hosted, sym, real = tally[HOSTED], tally[SPLIT_SYM], tally[SPLIT_REAL]
+    live_real, live_sym, giga = tally[LIVE_REAL], tally[LIVE_SYM], tally[GIGA_REAL]
+    sym_now = int(np.count_nonzero(books.split_now[m.first_symbolic // FRAME :]))
+    split_1g = giga, max(giga, min(giga + placement.n_blocks, n_1g))
+    surely = tally[SPLITS_REAL] + tally[SPLITS_1G]
+    # a block that lay in a frame that was split already is neither split nor merged, however often
+    sym_splits = tally[SPLITS_SYM] if not hosted else sym - hosted
+    sym_merges = tally[MERGED_SYM] if not hosted else 0
+    merged = tally[MERGED_REAL] + tally[MERGED_1G]
+    splits_most = min(real + sym, most) + tally[SPLITS_REAL] - real + tally[SPLITS_SYM] - sym
     return Walk(
         map=m,
         log=log,
         split_2m=(min(real + sym - hosted, most), min(real + sym, most)),
-        split_1g=(giga, max(giga, min(giga + placement.n_blocks, n_1g))),
+        split_1g=split_1g,
         live_end=(min(live_real + max(0, live_sym - hosted), most), min(live_real + live_sym, most)),
-        live_peak=(min(int(tally[PEAK_LO]), most), min(int(tally[PEAK_HI]), most)),
-        n_split_real=real,
-        n_steps=int(tally[STEPS]),
-        n_split_again=int(log.n[0]) - real - sym - giga,
+        live_peak=(min(tally[PEAK_LO], most), min(tally[PEAK_HI], most)),
+        splits=(surely + sym_splits, splits_most + tally[SPLITS_1G] + split_1g[1] - giga),
+        merges=(merged + sym_merges, merged + tally[MERGED_SYM]),
+        split_end=(max(0, sym_now - hosted), min(sym_now, max(0, most - real))),
+        n_steps=tally[STEPS],
+        by_user=books.by_user,
         curves=np.minimum(curves, most),
     )
+
+
+def _real(place: Int64, m: DirectMap) -> Int64:
+    """Places as page frames of the map, whose symbolic frames lie behind its real ones."""
+    return np.where(place >= SYMBOLIC, place - SYMBOLIC + m.first_symbolic, place)
 
 
 def _padded(edge: Int64, n_frames: int, fill: int) -> Int64:

@@ -9,6 +9,8 @@ exactly: the recorder notes an allocation when it returns and a free when it beg
   no bits but P, RW and D, and no earlier change after the free has made the page present again (`vm_reset_perms`
   in mm/vmalloc.c: invalid, flush, default; `secretmem_free_folio` in mm/secretmem.c: default).
 * Where both could be, the nearer in time has it. At the latest, ownership ends with the next allocation of the frame.
+
+An area cut from a block lies on frames that the block owns too: it has them first, and the block what is left.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy.typing as npt
 from collect.schema import Pte
 from replay.requests import NEVER
 
-__all__ = ["Touches", "join"]
+__all__ = ["Touches", "join", "join_layers"]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -39,6 +41,25 @@ class Touches:
     pid: Int64
     mask_set: UInt64
     mask_clr: UInt64
+
+
+def join_layers(
+    touches: Touches,
+    place: Int64,
+    alloc_ns: Int64,
+    free_ns: Int64,
+    alloc_pid: Int64,
+    below: npt.NDArray[np.bool_],
+    *,
+    after_free: bool = True,
+) -> Int64:
+    """As `join`, but rows marked `below` have only what no other row has, and may overlap with those."""
+    owner = join(touches, np.where(below, -1, place), alloc_ns, free_ns, alloc_pid, after_free=after_free)
+    left = np.flatnonzero(owner < 0)
+    if below.any() and len(left):
+        rest = Touches(*(getattr(touches, name)[left] for name in Touches.__dataclass_fields__))
+        owner[left] = join(rest, np.where(below, place, -1), alloc_ns, free_ns, alloc_pid, after_free=after_free)
+    return owner
 
 
 def join(

@@ -7,18 +7,24 @@ be one naturally aligned 2 MiB frame, mapped by one intact 2M entry when the pol
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from analyze.users import USER_NAMES
 from collect.schema import HUGE_FRAME_PAGES, Pte
 from replay.requests import Requests
 
-__all__ = ["GONE", "INVALID_CLR", "SYMBOLIC", "Acts", "Host", "Placement", "as_recorded"]
+__all__ = ["GONE", "INVALID_CLR", "NOBODY", "SYMBOLIC", "Acts", "Host", "Placement", "Served", "as_recorded"]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+NOBODY = len(USER_NAMES)
+"""Stands for a `User` where no request brought a change about."""
 
 GONE = -1
 """Place of a page whose recorded changes do not happen under the policy."""
@@ -32,31 +38,82 @@ INVALID_CLR = int(Pte.P | Pte.RW)
 
 @dataclass(frozen=True)
 class Acts:
-    """Changes that a policy makes on its own account, in order of time: `n_pages` one-page steps each.
+    """Changes that a policy makes on its own account, in order of time.
 
     Attributes:
         ts_ns: when.
         place: of the first page (see `Placement.dest`).
-        n_pages: steps, one a page, upwards from `place`.
+        n_pages: how many pages, upwards from `place`.
+        step_pages: how many of them one call of the choke point takes: 1, or all for one call on the whole range.
         mask_set, mask_clr: `Pte` bits.
         n_calls: primary calls of the choke point that this stands for.
         n_call_flushes: TLB flushes at the end of such calls.
         n_range_flushes: ranged TLB flushes besides.
+        user: `User` code of the request that brought it about, `NOBODY` for none.
     """
 
     ts_ns: Int64
     place: Int64
     n_pages: Int64
+    step_pages: Int64
     mask_set: UInt64
     mask_clr: UInt64
     n_calls: Int64
     n_call_flushes: Int64
     n_range_flushes: Int64
+    user: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(
+        cls, ts_ns: Int64, place: Int64, n_pages: Int64 | int, *, whole: bool = False,
+        mask_set: UInt64 | int = 0, mask_clr: UInt64 | int = 0,
+        n_calls: Int64 | int = 0, n_call_flushes: Int64 | int = 0, n_range_flushes: Int64 | int = 0,
+        user: npt.NDArray[np.uint8] | int = NOBODY,
+    ) -> Acts:  # fmt: skip
+        """Acts of one kind; a number stands for as many equal cells. `whole`: each is one call on all its pages."""
+        n = len(ts_ns)
+
+        def column(values: Int64 | int) -> Int64:
+            return np.broadcast_to(np.asarray(values, np.int64), n).copy()
+
+        pages = column(n_pages)
+        return cls(
+            ts_ns=np.asarray(ts_ns, np.int64),
+            place=np.asarray(place, np.int64),
+            n_pages=pages,
+            step_pages=np.maximum(pages, 1) if whole else np.ones(n, np.int64),
+            mask_set=np.broadcast_to(np.asarray(mask_set, np.uint64), n).copy(),
+            mask_clr=np.broadcast_to(np.asarray(mask_clr, np.uint64), n).copy(),
+            n_calls=column(n_calls),
+            n_call_flushes=column(n_call_flushes),
+            n_range_flushes=column(n_range_flushes),
+            user=np.broadcast_to(np.asarray(user, np.uint8), n).copy(),
+        )
 
     @classmethod
     def none(cls) -> Acts:
-        empty = np.zeros(0, np.int64)
-        return cls(empty, empty, empty, empty.astype(np.uint64), empty.astype(np.uint64), empty, empty, empty)
+        return cls.of(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+
+    @classmethod
+    def joined(cls, *parts: Acts) -> Acts:
+        """All of `parts` in order of time; at equal times in the order given."""
+        names = list(cls.__dataclass_fields__)
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        order = np.argsort(columns["ts_ns"], kind="stable")
+        return cls(**{name: column[order] for name, column in columns.items()})
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+
+class Served(IntEnum):
+    """What became of a request."""
+
+    AS_RECORDED = 0
+    """None of the policy's business: it stays where it was."""
+    SERVED = 1
+    NOT_SERVED = 2
+    """The policy had no memory for it, and no other way: it fails, and its changes do not happen."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +122,54 @@ class Placement:
 
     Attributes:
         dest: [pages of all requests] place of each page: page frame, symbolic page, or `GONE`.
+        swallowed: [requests] the request's own changes and calls do not happen under this policy.
+        state: [requests] `Served`; all AS_RECORDED if empty.
         n_blocks: symbolic blocks used.
         in_pieces: [n_blocks] the block stands for memory allocated in pieces smaller than 2 MiB (all False if empty).
         acts: the policy's own changes.
         idle_ns, idle_pages: pages that the policy holds and nobody uses, from each moment on.
         refill_orders: order of each refill; `refill_failures`: attempts to refill that got nothing.
-        served, not_served, as_recorded: requests that the policy served, could not serve, did not concern.
-        swallowed: [requests] the request's own changes and calls do not happen under this policy.
+        pages_unmapped: pages that the policy itself took out of the direct map.
+        pages_released: pages that the policy gave back under memory pressure, or because it needed them no more.
+        n_calls_saved: primary calls of requests, not swallowed, that do not happen.
+        merged_at_last: at the end every frame that could be one entry is (see `replay.books`): the least that merging leaves.
     """
 
     dest: Int64
-    swallowed: npt.NDArray[np.bool_]
+    swallowed: Bools
+    state: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     n_blocks: int = 0
-    in_pieces: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    in_pieces: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     acts: Acts = field(default_factory=Acts.none)
     idle_ns: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     idle_pages: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     refill_orders: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     refill_failures: int = 0
-    served: int = 0
-    not_served: int = 0
-    as_recorded: int = 0
     pages_unmapped: int = 0
+    pages_released: int = 0
+    n_calls_saved: int = 0
+    merged_at_last: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.in_pieces):
             object.__setattr__(self, "in_pieces", np.zeros(self.n_blocks, np.bool_))
-        symbolic = self.dest[self.dest >= SYMBOLIC]
-        if len(symbolic) and int(symbolic.max()) >= SYMBOLIC + self.n_blocks * HUGE_FRAME_PAGES:
+        if not len(self.state):
+            object.__setattr__(self, "state", np.zeros(len(self.swallowed), np.uint8))
+        end = SYMBOLIC + self.n_blocks * HUGE_FRAME_PAGES
+        if int(self.dest.max(initial=GONE)) >= end or int((self.acts.place + self.acts.n_pages).max(initial=0)) > end:
             raise ValueError("a page lies in a symbolic block beyond n_blocks")
+
+    @property
+    def served(self) -> int:
+        return int(np.count_nonzero(self.state == Served.SERVED))
+
+    @property
+    def not_served(self) -> int:
+        return int(np.count_nonzero(self.state == Served.NOT_SERVED))
+
+    @property
+    def as_recorded(self) -> int:
+        return int(np.count_nonzero(self.state == Served.AS_RECORDED))
 
 
 @dataclass(frozen=True)
@@ -103,6 +179,9 @@ class Host:
     Attributes:
         n_nodes: NUMA nodes with memory (those of buddyinfo; at least 1).
         n_frames: 2 MiB frames of RAM (at least 1).
+        pressure_ns, pressure_pages: moments at which memory is short, and how many pages each then asks back from a
+            cache (the nr_to_scan of its shrinker). Empty: never.
+        room: [frames] ordinary pages (present and writable RAM) of each 2M frame that 4K entries mapped at the start.
         free_ns: [m] times at which the free blocks were counted.
         free_blocks: [m, 11] free blocks of each order, all zones together but DMA. m = 0: never counted.
     """
@@ -111,8 +190,23 @@ class Host:
     free_ns: Int64
     free_blocks: Int64
     n_frames: int = 1 << 20
+    pressure_ns: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    pressure_pages: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    room: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def without_pressure(self) -> Host:
+        """The same machine, never short of memory."""
+        return replace(self, pressure_ns=np.zeros(0, np.int64), pressure_pages=np.zeros(0, np.int64))
+
+    def has_block(self, ns: Int64) -> Bools:
+        """Per moment, whether the last count of free blocks has one of 2 MiB; True where nothing was ever counted."""
+        if not len(self.free_ns):
+            return np.ones(len(ns), np.bool_)
+        row = np.maximum(np.searchsorted(self.free_ns, ns, side="right") - 1, 0)
+        there: Bools = self.free_blocks[row, 9:].sum(axis=1) > 0
+        return there
 
 
 def as_recorded(requests: Requests) -> Placement:
     """Every request on the frames that the recorded kernel gave it."""
-    return Placement(dest=requests.pfn.copy(), swallowed=np.zeros(len(requests), np.bool_), as_recorded=len(requests))
+    return Placement(dest=requests.pfn.copy(), swallowed=np.zeros(len(requests), np.bool_))

@@ -27,7 +27,7 @@ class PackRun:
     """What the packs did with a stream of images.
 
     Attributes:
-        pack: [images] number of the pack that holds each image; -1: larger than a pack, pages of its own.
+        pack: [images] number of the pack that holds each image; -1: larger than a pack or none to be had, pages of its own.
         start: [images] first chunk in it.
         made_event, gone_event: [packs] the event that made the pack (-1: it was there before) and the one that emptied
             it (-1: still there).
@@ -48,7 +48,13 @@ def chunks_of(n_bytes: Int64) -> Int64:
 
 
 def run_packs(
-    event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack_chunks: int, *, old_pack: bool
+    event_image: Int64,
+    event_is_free: npt.NDArray[np.bool_],
+    n_chunks: Int64,
+    pack_chunks: int,
+    *,
+    old_pack: bool,
+    may_make: npt.NDArray[np.bool_] | None = None,
 ) -> PackRun:
     """Serve a stream of images.
 
@@ -57,7 +63,10 @@ def run_packs(
         n_chunks: [images] chunks of each.
         pack_chunks: chunks of a pack.
         old_pack: start with a pack from before, kept by a program that outlives the stream and takes no room.
+        may_make: [events] whether there is memory for a new pack; always by default. Where not, pack is -1.
     """
+    if may_make is None:
+        may_make = np.ones(len(event_image), np.bool_)
     capacity = 4
     while True:
         pack = np.full(len(n_chunks), -1, np.int64)
@@ -65,7 +74,9 @@ def run_packs(
         life = np.full((2, capacity), -1, np.int64)
         levels = np.zeros((2, len(event_image)), np.int64)
         bitmap = np.zeros((capacity, pack_chunks), np.bool_)
-        n_packs = _serve(event_image, event_is_free, n_chunks, pack, start, life, levels, bitmap, int(old_pack))
+        n_packs = _serve(
+            event_image, event_is_free, n_chunks, pack, start, life, levels, bitmap, int(old_pack), may_make
+        )
         if n_packs >= 0:
             break
         capacity *= 4
@@ -89,7 +100,7 @@ def _find(bitmap: npt.NDArray[np.bool_], n: int) -> int:
 @kernel
 def _serve(
     event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack: Int64, start: Int64,
-    life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_], n_old: int,
+    life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_], n_old: int, may_make: npt.NDArray[np.bool_],
 ) -> int:  # fmt: skip
     """Number of packs made, -1 when `bitmap` has room for no more."""
     n_packs = live = n_old
@@ -110,22 +121,23 @@ def _serve(
                     life[1, p] = event
                     live -= 1
         elif n <= bitmap.shape[1]:
-            at = -1
+            p, at = 0, -1
             for p in range(n_packs):
                 if life[1, p] < 0 and bitmap.shape[1] - in_use[p] >= n:
                     at = _find(bitmap[p], n)
                     if at >= 0:
                         break
-            if at < 0:
+            if at < 0 and may_make[event]:
                 if n_packs >= len(bitmap):
                     return -1
                 p, at = n_packs, 0
                 life[0, p] = event
                 n_packs += 1
                 live += 1
-            pack[image], start[image] = p, at
-            bitmap[p, at : at + n] = True
-            in_use[p] += n
-            used += n
+            if at >= 0:
+                pack[image], start[image] = p, at
+                bitmap[p, at : at + n] = True
+                in_use[p] += n
+                used += n
         levels[0, event], levels[1, event] = used, live
     return n_packs

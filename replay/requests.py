@@ -1,46 +1,65 @@
 """The requests that a policy has to serve: every allocation of special memory in a trace, with its frames and lifetime.
 
 A trace tells an allocation on two tiers: what was asked for (a BPF image, a module, a secret page) and what the
-recorded kernel made of it (an area of module_alloc or execmem, a pack, a ROX block). A **request** here is what took
-page frames from the page allocator: a backing region with frames of its own, or a secret page. What was asked for on
-top of it is carried along, so that a policy may serve that tier instead.
+recorded kernel made of it (an area of module_alloc or execmem, a pack, a ROX block). Requests come in two views:
+
+* **as backed**: what took page frames from the page allocator: a backing region with frames of its own, or a secret
+  page. What was asked for on top of it is carried along.
+* **as asked**: the recorded kernel's own caches are taken away. The images in its packs, and the areas in its ROX blocks,
+  are requests of their own, as they would be on a kernel that has neither; packs and blocks are marked as what they
+  are (`Life.CACHE`), for their changes do not happen then. Where the kernel had neither, both views are the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analyze.changes import MAX_TS
 from collect.errors import TraceError
-from collect.schema import HUGE_FRAME_PAGES, NO_PFN, Level, RegionEvent, RegionKind, Tier
+from collect.schema import Level, RegionKind, Tier
 from collect.trace import Trace
+from replay.region_rows import NEVER, RegionRows, read_region_rows
 from replay.users import TRAMPOLINE, USERS, User, in_stacks, users_of_stacks
 
-__all__ = ["NEVER", "Requests", "read_requests"]
+__all__ = ["NEVER", "Life", "Requests", "read_requests"]
 
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
-NEVER = np.iinfo(np.int64).max
-"""Time of a free that the trace does not hold."""
+PAGE_BYTES = 4096
+IMAGE_OVERHEAD = 128
+"""Bytes that bpf_jit_binary_alloc (kernel/bpf/core.c) adds to an image, its header apart, before it rounds up to pages."""
 
-_COLUMNS = [
-    "ts_ns", "event", "tier", "kind", "region_id", "parent_id", "pid", "name_id", "stack_id", "address", "n_bytes",
-    "map_level", "pfns", "n_pfns_lost",
-]  # fmt: skip
-
+MAX_PAGES = 1 << 27
+"""Pages of all requests together; half a terabyte of special memory."""
 
 _LENGTH = np.uint64((1 << 32) - 1)
 """Lengths of images are `unsigned int` (bpf_jit_binary_alloc): the upper half of the register means nothing."""
 
+_CACHES = (RegionKind.BPF_PACK, RegionKind.ROX_BLOCK)
+
 _PER_REQUEST = (
     "region_id", "kind", "asked_kind", "asked_bytes", "in_jit", "user", "order", "alloc_ns", "free_ns", "begin_ns", "end_ns",
-    "alloc_pid", "free_pid", "address",
+    "alloc_pid", "free_pid", "address", "life",
 )  # fmt: skip
+
+
+class Life(IntEnum):
+    """Which changes a request's pages go through."""
+
+    RECORDED = 0
+    """Those recorded."""
+    AREA = 1
+    """Cut from a ROX block: those recorded, and the reset of its mapping when it is freed, which the block spared it."""
+    IMAGE = 2
+    """Out of a pack: none was recorded. It is made read-only and executable, and reset when it is freed."""
+    CACHE = 3
+    """A pack or a block, which is not there in this view; no policy sees it."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +78,23 @@ class Requests:
             just before or after (`replay.stream` fills them in, see `replay.ownership`).
         alloc_pid, free_pid: thread; 0 where there was no free.
         address: virtual address; 0 for a secret page.
+        life: `Life`.
         first: [n + 1] request i has the pages `first[i]` up to `first[i + 1]` of `pfn`.
-        pfn: page frames in order of address; -1 where the recorder could not tell.
+        pfn: page frames in order of address; -1 where the recorder could not tell, and of an image in a pack.
+        text: [pages] made executable through its virtual address; empty before `replay.stream` has filled it in.
+        reset: [pages] made not present and present again by calls of its own; empty before `replay.stream` has filled it in.
         n_frees_before: frees of what was allocated before the recording; their changes stay where they are.
         n_pages_unknown: pages whose frame the recorder could not tell.
         n_nested: regions left out because a larger one holds the same frames.
         n_in_old_blocks: areas cut from a ROX block that was there before the recording; they stay where they are.
-        has_packs: the recorded kernel has `bpf_prog_pack`.
+        has_packs, has_rox: the recorded kernel has `bpf_prog_pack`, execmem's ROX cache.
     """
 
     region_id: npt.NDArray[np.uint64]
     kind: UInt8
     asked_kind: UInt8
     asked_bytes: Int64
-    in_jit: npt.NDArray[np.bool_]
+    in_jit: Bools
     user: UInt8
     order: UInt8
     alloc_ns: Int64
@@ -84,11 +106,23 @@ class Requests:
     address: npt.NDArray[np.uint64]
     first: Int64
     pfn: Int64
+    life: UInt8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    text: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    reset: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     n_frees_before: int = 0
     n_pages_unknown: int = 0
     n_nested: int = 0
     n_in_old_blocks: int = 0
     has_packs: bool = False
+    has_rox: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.life):
+            object.__setattr__(self, "life", np.zeros(len(self.alloc_ns), np.uint8))
+        if not len(self.text):
+            object.__setattr__(self, "text", np.zeros(len(self.pfn), np.bool_))
+        if not len(self.reset):
+            object.__setattr__(self, "reset", np.zeros(len(self.pfn), np.bool_))
 
     def __len__(self) -> int:
         return len(self.alloc_ns)
@@ -98,7 +132,7 @@ class Requests:
         """Pages of each request."""
         return np.diff(self.first)
 
-    def select(self, which: npt.NDArray[np.bool_]) -> Requests:
+    def select(self, which: Bools) -> Requests:
         """The requests `which` alone."""
         rows = np.flatnonzero(which)
         counts = self.n_pages[rows]
@@ -107,9 +141,11 @@ class Requests:
             **{name: getattr(self, name)[rows] for name in _PER_REQUEST},
             first=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
             pfn=self.pfn[which[self.owner()]],
+            text=self.text[which[self.owner()]],
+            reset=self.reset[which[self.owner()]],
         )
 
-    def events(self, which: npt.NDArray[np.bool_]) -> tuple[Int64, npt.NDArray[np.bool_], Int64]:
+    def events(self, which: Bools) -> tuple[Int64, Bools, Int64]:
         """Allocations and frees of the requests `which`, in order of time: request, whether it is a free, when.
 
         At equal times frees come first: the frames of one may be what the other gets.
@@ -126,157 +162,101 @@ class Requests:
         """Request of each page, of the shape of `pfn`."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.n_pages)
 
-    def by_user(self) -> dict[str, int]:
-        """Requests of each user, largest first."""
-        counts = np.bincount(self.user, minlength=len(USERS))
+    def by_user(self, which: Bools | None = None) -> dict[str, int]:
+        """Requests of each user, or of those `which`, largest first; caches that are not there are none."""
+        real = self.life != Life.CACHE
+        counts = np.bincount(self.user[real if which is None else real & which], minlength=len(USERS))
         return {USERS[code]: int(counts[code]) for code in np.argsort(-counts, kind="stable") if counts[code]}
 
 
-def read_requests(trace: Trace) -> Requests:
+def read_requests(trace: Trace, *, as_asked: bool = False) -> Requests:
     """The requests of a trace. Raises TraceError where a region names a frame beyond the recorded memory."""
-    table = trace.table("regions", _COLUMNS)
-    column = {name: table.column(name).to_numpy() for name in _COLUMNS if name != "pfns"}
-    if np.any(column["ts_ns"] >= MAX_TS):
-        raise TraceError(f"{trace.path}: table 'regions' has a time centuries after boot; copy the trace anew")
-    first, pfns = _lists(table.column("pfns"))
-    max_pfn = int(trace.manifest["memory"]["max_pfn"])
-    known = pfns != np.uint64(NO_PFN)
-    if np.any(pfns[known] >= max_pfn):
-        raise TraceError(
-            f"{trace.path}: table 'regions' names a page frame beyond memory.max_pfn ({max_pfn}); copy the trace anew"
-        )
-    pfn = np.where(known, pfns, 0).astype(np.int64)
-    pfn[~known] = -1
+    regions = read_region_rows(trace)
+    column = regions.column
+    framed = regions.with_frames()
+    rows = regions.outermost(framed)
+    n_nested = len(framed) - len(rows)
+    old = regions.in_old_block(rows)
+    n_in_old_blocks = int(np.count_nonzero(old))
+    if as_asked:
+        rows, life = _asked_rows(regions, framed, rows, old)
+    else:
+        rows, life = rows[~old], np.zeros(len(rows) - n_in_old_blocks, np.uint8)
 
-    is_alloc = column["event"] == RegionEvent.ALLOC
-    free_ns, free_pid = _frees(column, ~is_alloc)
-    has_frames = is_alloc & (np.diff(first) > 0)
-    has_frames &= (column["tier"] == Tier.BACKING) | (column["kind"] == RegionKind.SECRET_PAGE)
-    rows = np.flatnonzero(has_frames)
-    rows = rows[np.argsort(column["ts_ns"][rows], kind="stable")]
-    rows, nested = _outermost(rows, column["ts_ns"].astype(np.int64), free_ns, first, pfn)
-    old = _in_old_block(trace, column, rows, first, pfn)
-    rows = rows[~old]
-
-    counts = np.diff(first)[rows]
-    request_first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    source = np.repeat(first[rows], counts) + np.arange(request_first[-1]) - np.repeat(request_first[:-1], counts)
-    request_pfn = pfn[source]
-    asked = _asked_rows(column, rows, is_alloc)
+    asked = regions.asked_for(rows)
     asked_kind = np.where(asked >= 0, column["kind"][asked], 0).astype(np.uint8)
     asked_stack = np.where(asked >= 0, column["stack_id"][asked], 0).astype(np.uint32)
+    asked_bytes = np.where(asked >= 0, column["n_bytes"][asked] & _LENGTH, 0).astype(np.int64)
     kind = column["kind"][rows]
-    huge = (kind == RegionKind.ROX_BLOCK) | (column["map_level"][rows] >= Level.M2)
+    first, pfn = _pages(regions, rows, life, asked_bytes)
+    huge = (kind == RegionKind.ROX_BLOCK) | ((column["map_level"][rows] >= Level.M2) & (life == Life.RECORDED))
+    frees_before = ~regions.is_alloc & (column["region_id"] == 0) & (column["kind"] != RegionKind.MODULE)
     return Requests(
         region_id=column["region_id"][rows],
         kind=kind,
         asked_kind=asked_kind,
-        asked_bytes=np.where(asked >= 0, column["n_bytes"][asked] & _LENGTH, 0).astype(np.int64),
+        asked_bytes=asked_bytes,
         in_jit=(asked_kind == RegionKind.BPF_IMAGE) & ~in_stacks(trace, asked_stack, TRAMPOLINE),
         user=_users(trace, column, rows, asked_kind),
         order=np.where(huge, 9, 0).astype(np.uint8),
-        alloc_ns=column["ts_ns"][rows].astype(np.int64),
-        free_ns=free_ns[rows],
-        begin_ns=column["ts_ns"][rows].astype(np.int64),
-        end_ns=free_ns[rows],
+        alloc_ns=regions.ts_ns[rows],
+        free_ns=regions.free_ns[rows],
+        begin_ns=regions.ts_ns[rows],
+        end_ns=regions.free_ns[rows],
         alloc_pid=column["pid"][rows].astype(np.int64),
-        free_pid=free_pid[rows],
-        address=column["address"][rows],
-        first=request_first,
-        pfn=request_pfn,
-        n_frees_before=int(
-            np.count_nonzero(~is_alloc & (column["region_id"] == 0) & (column["kind"] != RegionKind.MODULE))
-        ),
-        n_pages_unknown=int(np.count_nonzero(request_pfn < 0)) + int(column["n_pfns_lost"][rows].sum()),
-        n_nested=nested,
-        n_in_old_blocks=int(np.count_nonzero(old)),
+        free_pid=regions.free_pid[rows],
+        address=np.where(life == Life.IMAGE, 0, column["address"][rows]).astype(np.uint64),
+        first=first,
+        pfn=pfn,
+        life=life,
+        n_frees_before=int(np.count_nonzero(frees_before)),
+        n_pages_unknown=int(np.count_nonzero((pfn < 0) & (np.repeat(life, np.diff(first)) != Life.IMAGE)))
+        + int(column["n_pfns_lost"][rows].sum()),
+        n_nested=0 if as_asked else n_nested,
+        n_in_old_blocks=0 if as_asked else n_in_old_blocks,
         has_packs=_has_packs(trace, column),
+        has_rox=bool(n_in_old_blocks) or bool(np.any(column["kind"] == RegionKind.ROX_BLOCK)),
     )
 
 
-def _lists(column: Any) -> tuple[Int64, npt.NDArray[np.uint64]]:
-    """Offsets and values of a list column, whatever its chunks."""
-    array = column.combine_chunks()
-    if hasattr(array, "chunks"):  # a chunked array of no chunk
-        return np.zeros(1, np.int64), np.zeros(0, np.uint64)
-    offsets = array.offsets.to_numpy().astype(np.int64)
-    values = array.values.to_numpy()[offsets[0] : offsets[-1]]
-    return offsets - offsets[0], values
+def _asked_rows(regions: RegionRows, framed: Int64, outermost: Int64, old: Bools) -> tuple[Int64, UInt8]:
+    """Rows of the view as asked, in order of time, and their `Life`."""
+    column = regions.column
+    is_cache = np.isin(column["kind"][outermost], _CACHES)
+    asked = regions.asked_for(outermost)
+    is_cache |= (asked >= 0) & np.isin(column["kind"][asked], _CACHES)
+    nested = np.setdiff1d(framed, outermost, assume_unique=True)
+    backed = column["parent_id"][framed]
+    images = regions.is_alloc & (column["kind"] == RegionKind.BPF_IMAGE) & (column["tier"] == Tier.ASKED)
+    images &= ~np.isin(column["region_id"], backed[backed != 0]) & (np.diff(regions.first) == 0)
+    image_rows = np.flatnonzero(images)
+    rows = np.concatenate((outermost, nested, image_rows))
+    life = np.concatenate(
+        (
+            np.where(is_cache, Life.CACHE, np.where(old, Life.AREA, Life.RECORDED)),
+            np.full(len(nested), Life.AREA),
+            np.full(len(image_rows), Life.IMAGE),
+        )
+    ).astype(np.uint8)
+    order = np.argsort(regions.ts_ns[rows], kind="stable")
+    return rows[order], life[order]
 
 
-def _frees(column: dict[str, Any], is_free: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
-    """Time and thread of the free of each row's region (`NEVER`, 0 where there is none)."""
-    rows = np.flatnonzero(is_free & (column["region_id"] != 0))
-    ids, first_row = np.unique(column["region_id"][rows], return_index=True)
-    free_ns = np.full(len(column["ts_ns"]), NEVER, np.int64)
-    free_pid = np.zeros(len(free_ns), np.int64)
-    if len(ids):
-        at = np.minimum(np.searchsorted(ids, column["region_id"]), len(ids) - 1)
-        found = ids[at] == column["region_id"]
-        row = rows[first_row[at]]
-        free_ns[found] = column["ts_ns"][row[found]].astype(np.int64)
-        free_pid[found] = column["pid"][row[found]]
-    return free_ns, free_pid
-
-
-def _outermost(rows: Int64, alloc_ns: Int64, free_ns: Int64, first: Int64, pfn: Int64) -> tuple[Int64, int]:
-    """Leave out regions that share a frame with an older one that still lives: parts of a pack or of a ROX block."""
-    n_before = len(rows)
-    while len(rows):
-        counts = np.diff(first)[rows]
-        start = np.cumsum(counts) - counts
-        page = np.repeat(first[rows], counts) + np.arange(counts.sum()) - np.repeat(start, counts)
-        owner = np.repeat(np.arange(len(rows)), counts)
-        known = pfn[page] >= 0
-        frame, owner = pfn[page][known], owner[known]
-        order = np.lexsort((owner, frame))  # rows are sorted by time
-        frame, owner = frame[order], owner[order]
-        same = (frame[1:] == frame[:-1]) & (owner[1:] != owner[:-1])
-        overlap = same & (alloc_ns[rows[owner[1:]]] < free_ns[rows[owner[:-1]]])
-        if not overlap.any():
-            break
-        inner = np.zeros(len(rows), np.bool_)
-        inner[owner[1:][overlap]] = True
-        by_outer = overlap & ~inner[owner[:-1]]  # what an inner one overlaps may stay once that is gone
-        keep = np.ones(len(rows), np.bool_)
-        keep[owner[1:][by_outer]] = False
-        rows = rows[keep]
-    return rows, n_before - len(rows)
-
-
-def _asked_rows(column: dict[str, Any], rows: Int64, is_alloc: npt.NDArray[np.bool_]) -> Int64:
-    """Row of what each request was made for: its parent region, or itself on the asked tier; -1 where unknown."""
-    asked = np.where(column["tier"][rows] == Tier.ASKED, rows, -1)
-    allocs = np.flatnonzero(is_alloc)
-    order = np.argsort(column["region_id"][allocs], kind="stable")
-    ids = column["region_id"][allocs][order]
-    parent = column["parent_id"][rows]
-    if len(ids):
-        at = np.minimum(np.searchsorted(ids, parent), len(ids) - 1)
-        found = (ids[at] == parent) & (parent != 0) & (asked < 0)
-        asked[found] = allocs[order[at[found]]]
-    return asked
-
-
-def _in_old_block(trace: Trace, column: dict[str, Any], rows: Int64, first: Int64, pfn: Int64) -> npt.NDArray[np.bool_]:
-    """Areas cut from a ROX block that was there before the recording: no request to the page allocator made them.
-
-    Told by their frames: one after the other, and in the place within their 2M frame that the address has in its own,
-    as a 2M mapping makes them (pages of vmalloc's own are there by chance once in 512).
-    """
-    config = trace.manifest["kernel"].get("config")
-    if not isinstance(config, dict) or config.get("CONFIG_ARCH_HAS_EXECMEM_ROX") != "y":
-        return np.zeros(len(rows), np.bool_)
-    counts = np.diff(first)[rows]
-    owner = np.repeat(np.arange(len(rows)), counts)
-    nth = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    page = pfn[first[rows][owner] + nth]
-    start = pfn[first[rows]]
-    virtual = (column["address"][rows] >> np.uint64(12)).astype(np.int64)
-    apart = np.bincount(owner, page != start[owner] + nth, len(rows)) > 0
-    congruent: npt.NDArray[np.bool_] = (virtual - start) % HUGE_FRAME_PAGES == 0
-    execmem: npt.NDArray[np.bool_] = column["kind"][rows] == RegionKind.EXECMEM
-    return congruent & ~apart & execmem
+def _pages(regions: RegionRows, rows: Int64, life: UInt8, asked_bytes: Int64) -> tuple[Int64, Int64]:
+    """Offsets and page frames of the requests; an image has as many pages as bpf_jit_binary_alloc would take for it."""
+    own = np.diff(regions.first)[rows]
+    counts = np.where(life == Life.IMAGE, -(-(asked_bytes + IMAGE_OVERHEAD) // PAGE_BYTES), own)
+    first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    if first[-1] > MAX_PAGES:
+        raise TraceError(
+            f"{regions.trace.path}: regions ask for {first[-1]} pages, more than any recording of ours; "
+            "the trace is forged or damaged: copy it anew"
+        )
+    pfn = np.full(int(first[-1]), -1, np.int64)
+    told = np.repeat(life != Life.IMAGE, counts)
+    _, source = regions.pages(rows[life != Life.IMAGE])
+    pfn[told] = regions.pfn[source]
+    return first, pfn
 
 
 def _users(trace: Trace, column: dict[str, Any], rows: Int64, asked_kind: UInt8) -> UInt8:

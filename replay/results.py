@@ -77,8 +77,11 @@ class PolicyResult:
         split_2m: distinct 2M frames whose entry was split during the recording.
         split_2m_live_end, split_2m_live_peak: those of them that hold a special page (one that is not present or not
             writable, so that the frame could not be one 2M entry again), at the end and at most.
-        split_1g: 1G entries split.
+        split_2m_by_user: split_2m by whose change split the frame first; a block's frame counts from 0 to 1.
+        split_1g: distinct 1G entries split.
+        merges: large entries that were put back by the policy; each flushes every TLB.
         leaf_entries_start, leaf_entries_end: entries that map the direct map.
+        page_table_pages_start, page_table_pages_end: tables below the level of 1G entries, 4 KiB each.
         cpa_calls: primary calls of `__change_page_attr_set_clr`.
         cpa_steps: pieces of calls that reached the direct map's page tables.
         tlb_flushes_split: flushes of everything on every CPU, one a split (`split_large_page`).
@@ -86,9 +89,11 @@ class PolicyResult:
         tlb_flushes_ranged: flushes of a range: by a refill, by vfree's reset, by secretmem's fault.
         idle_pages_mean, idle_pages_peak, idle_pages_end: pages that the policy holds and nobody uses.
         pages_unmapped: pages that the policy itself took out of the direct map.
+        pages_released: pages given back under memory pressure, or because nobody needed them.
         refills: by order, largest first. refill_failures: refills that got nothing.
         requests: total, served, not_served, as_recorded (not the policy's business).
-        requests_by_user: of all requests.
+        requests_not_served: the last as an interval.
+        requests_by_user, served_by_user: of all requests, of those that the policy served.
         series: curves over time.
         caveats, narrow: what the numbers do not say; what would narrow the intervals.
         emulated: recorded on an emulated machine, so that its times say nothing of a real one.
@@ -101,9 +106,13 @@ class PolicyResult:
     split_2m: Interval
     split_2m_live_end: Interval
     split_2m_live_peak: Interval
+    split_2m_by_user: dict[str, Interval]
     split_1g: Interval
+    merges: Interval
     leaf_entries_start: Interval
     leaf_entries_end: Interval
+    page_table_pages_start: Interval
+    page_table_pages_end: Interval
     cpa_calls: Interval
     cpa_steps: Interval
     tlb_flushes_split: Interval
@@ -113,10 +122,13 @@ class PolicyResult:
     idle_pages_peak: Interval
     idle_pages_end: Interval
     pages_unmapped: Interval
+    pages_released: Interval
     refills: dict[int, Interval]
     refill_failures: Interval
     requests: dict[str, int]
+    requests_not_served: Interval
     requests_by_user: dict[str, int]
+    served_by_user: dict[str, int]
     series: Series
     caveats: list[str] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)
@@ -129,8 +141,8 @@ class PolicyResult:
         result: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if name == "refills":
-                result[name] = {str(order): count.to_json() for order, count in value.items()}
+            if name in ("refills", "split_2m_by_user"):
+                result[name] = {str(key): count.to_json() for key, count in value.items()}
             elif isinstance(value, Interval | Series):
                 result[name] = value.to_json()
             else:

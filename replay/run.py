@@ -8,38 +8,57 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from collect.errors import TraceError
-from collect.schema import HUGE_FRAME_PAGES
+from analyze.directmap import GIGA, DirectMap
+from analyze.users import USER_NAMES, User
+from collect.schema import HUGE_FRAME_PAGES, Level
 from collect.trace import open_trace
 from replay.caveats import caveats_of, provenance_of
 from replay.engine import Walk, walk
-from replay.placement import Placement
-from replay.policies import POLICIES, Policy
+from replay.placement import Placement, Served
+from replay.policies import Policy
+from replay.policies.choose import choose
+from replay.pressure import Pressure
 from replay.results import Interval, PolicyResult, Series
-from replay.stream import Stream, decode
+from replay.serving import parse_users, serve
+from replay.stream import Stream, as_asked, decode
 
 __all__ = ["replay", "run_policies"]
 
 Int64 = npt.NDArray[np.int64]
 
 
-def run_policies(trace_dir: Path, names: Sequence[str] = ()) -> list[PolicyResult]:
+def run_policies(
+    trace_dir: Path,
+    names: Sequence[str] = (),
+    *,
+    settings: Sequence[str] = (),
+    users: str | None = None,
+    pressure: str | None = None,
+) -> list[PolicyResult]:
     """Replay the trace in `trace_dir` under the named policies, all of them by default, in the order given.
 
-    Raises TraceError for an unknown name and for a trace that cannot be read.
+    Args:
+        names, settings: see `replay.policies.choose`.
+        users: whose requests a policy serves, as `replay.serving.parse_users` takes it; the others stay as recorded.
+        pressure: when memory is short, as `replay.pressure.Pressure.parse` takes it.
+    Raises TraceError for what does not exist and for a trace that cannot be read, HostError for a broken policy package.
     """
-    for name in names:
-        if name not in POLICIES:
-            raise TraceError(f"no policy is called {name[:60]!r}; choose from {', '.join(POLICIES)}")
-    stream = decode(open_trace(trace_dir))
-    return [replay(stream, POLICIES[name]) for name in dict.fromkeys(names or POLICIES)]
+    policies = choose(names, settings)
+    who = parse_users(users)
+    views = {False: decode(open_trace(trace_dir), Pressure.parse(pressure) if pressure is not None else None)}
+    if any(policy.as_asked for policy in policies):
+        views[True] = as_asked(views[False])
+    return [replay(views[policy.as_asked], policy, who) for policy in policies]
 
 
-def replay(stream: Stream, policy: Policy) -> PolicyResult:
+def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None) -> PolicyResult:
     """One policy on a decoded trace. Raises TraceError where the changes cannot be of one machine."""
-    outcome = policy.place(stream.requests, stream.host)
-    runs = [(placement, walk(stream, placement)) for placement in outcome.placements]
+    outcome = serve(policy, stream.requests, stream.host, users)
+    runs = [
+        (placement, walk(stream, placement, merge_ignoring=policy.merge_ignoring)) for placement in outcome.placements
+    ]
     caveats, narrow = caveats_of(stream)
+    start = stream.rebuilt.start.map
 
     def span(bounds: Callable[[Placement, Walk], tuple[float, float] | float]) -> Interval:
         values = [bounds(placement, done) for placement, done in runs]
@@ -49,27 +68,36 @@ def replay(stream: Stream, policy: Policy) -> PolicyResult:
     idle = [_idle(placement, stream.grid_ns) for placement, _ in runs]
     first = runs[0][0]
     return PolicyResult(
-        policy=policy.name,
+        policy=policy.label,
         title=policy.title,
         identity=outcome.identity,
         split_2m=span(lambda _, w: w.split_2m),
         split_2m_live_end=span(lambda _, w: w.live_end),
         split_2m_live_peak=span(lambda _, w: w.live_peak),
+        split_2m_by_user={
+            name: both
+            for code, name in enumerate((*USER_NAMES, "nobody's request"))
+            if (both := span(lambda _, w, code=code: _by_user(w, code))).hi  # type: ignore[misc]
+        },
         split_1g=span(lambda _, w: w.split_1g),
-        leaf_entries_start=_exactly(sum(stream.rebuilt.start.map.counts().values())),
+        merges=span(lambda _, w: w.merges),
+        leaf_entries_start=_exactly(sum(start.counts().values())),
         leaf_entries_end=span(lambda _, w: _leaf_entries(w)),
+        page_table_pages_start=_exactly(_tables(start)),
+        page_table_pages_end=span(lambda _, w: _table_pages(w)),
         cpa_calls=span(lambda p, _: _calls(stream, p)),
         cpa_steps=span(lambda _, w: w.n_steps),
-        tlb_flushes_split=span(lambda _, w: _split_flushes(w)),
+        tlb_flushes_split=span(lambda _, w: w.splits),
         tlb_flushes_call=span(lambda p, _: _call_flushes(stream, p)),
         tlb_flushes_ranged=span(lambda p, _: _ranged_flushes(stream, p)),
         idle_pages_mean=_spanned([_mean(p, stream.grid_ns) for p, _ in runs]),
         idle_pages_peak=_spanned([float(p.idle_pages.max(initial=0)) for p, _ in runs]),
         idle_pages_end=_spanned([float(curve[-1]) for curve in idle]),
         pages_unmapped=span(lambda p, _: p.pages_unmapped),
+        pages_released=span(lambda p, _: p.pages_released),
         refills={
-            int(order): _exactly(int(n))
-            for order, n in reversed(list(zip(*np.unique(first.refill_orders, return_counts=True), strict=True)))
+            order: span(lambda p, _, order=order: int(np.count_nonzero(p.refill_orders == order)))  # type: ignore[misc]
+            for order in sorted({int(order) for p, _ in runs for order in p.refill_orders}, reverse=True)
         },
         refill_failures=span(lambda p, _: p.refill_failures),
         requests={
@@ -78,12 +106,14 @@ def replay(stream: Stream, policy: Policy) -> PolicyResult:
             "not_served": first.not_served,
             "as_recorded": first.as_recorded,
         },
+        requests_not_served=span(lambda p, _: p.not_served),
         requests_by_user=stream.requests.by_user(),
+        served_by_user=stream.requests.by_user(first.state == Served.SERVED),
         series=_series(stream.grid_ns, [w.curves for _, w in runs], idle),
         caveats=outcome.caveats + caveats,
         narrow=outcome.narrow + narrow,
         emulated=bool(stream.trace.manifest["cpu"].get("emulated")),
-        parameters=dict(policy.parameters),
+        parameters={name: str(value) for name, value in policy.settings.items()},
         provenance=provenance_of(stream),
     )
 
@@ -100,19 +130,31 @@ def _leaf_entries(done: Walk) -> tuple[int, int]:
     """Leaves of the real frames, and 511 more for each large entry that blocks have split on top."""
     base = sum(done.map.counts().values())
     more = HUGE_FRAME_PAGES - 1
-    lo, hi = (frames - done.n_split_real for frames in done.split_2m)
+    lo, hi = done.split_end
     return base + more * lo, base + more * (hi + done.split_1g[1] - done.split_1g[0])
 
 
-def _split_flushes(done: Walk) -> tuple[int, int]:
-    """One for each split, also for a frame that is split a second time after it was put back."""
-    again = done.n_split_again
-    return done.split_2m[0] + done.split_1g[0] + again, done.split_2m[1] + done.split_1g[1] + again
+def _by_user(done: Walk, code: int) -> tuple[int, int]:
+    """Distinct 2M frames that a user's changes split first; a block may have lain where all was split already."""
+    real, symbolic = (int(n) for n in done.by_user[:, code])
+    return real, real + symbolic
+
+
+def _tables(m: DirectMap) -> int:
+    """Page-table pages below the level of 1G entries: one a split 1G range, one a split 2M frame."""
+    return int(np.count_nonzero(m.entries.giga_level[: m.first_symbolic // GIGA] == Level.M2)) + len(m.split_frames())
+
+
+def _table_pages(done: Walk) -> tuple[int, int]:
+    base = _tables(done.map)
+    lo, hi = done.split_end
+    return base + lo, base + hi + done.split_1g[1] - done.split_1g[0]
 
 
 def _calls(stream: Stream, placement: Placement) -> int:
     """Recorded primary calls that still happen, and the policy's own."""
-    return int(np.count_nonzero(_still(stream, placement))) + int(placement.acts.n_calls.sum())
+    kept = int(np.count_nonzero(_still(stream, placement))) - placement.n_calls_saved
+    return kept + int(placement.acts.n_calls.sum())
 
 
 def _call_flushes(stream: Stream, placement: Placement) -> int:

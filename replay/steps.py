@@ -12,8 +12,8 @@ from analyze.observed_splits import ObservedSplits
 from analyze.rules import Window
 from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES, ChangeKind
-from replay.ownership import Touches, join
-from replay.requests import Requests
+from replay.ownership import Touches, join_layers
+from replay.requests import Life, Requests
 
 __all__ = [
     "CHANGE",
@@ -176,11 +176,12 @@ def own(steps: Steps, requests: Requests) -> Steps:
     step = np.repeat(np.arange(len(steps)), counts)
     pfn = steps.pfn[step] + np.arange(first[-1]) - first[step]
     owner = requests.owner()
-    owned = join(
+    owned = join_layers(
         Touches(pfn, steps.entry_ns[step], steps.pid[step], steps.mask_set[step], steps.mask_clr[step]),
         requests.pfn,
         requests.alloc_ns[owner],
         requests.free_ns[owner],
         requests.alloc_pid[owner],
+        requests.life[owner] == Life.CACHE,
     )
     return replace(steps, page_first=first, page_owned=owned)

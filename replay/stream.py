@@ -12,18 +12,20 @@ from analyze.reconstruct import Rebuild, rebuild
 from analyze.rules import Window
 from collect.schema import Level, Pte
 from collect.trace import Trace
-from replay.calls import Calls, read_calls
+from replay.calls import Calls, read_calls, text_pages
 from replay.host import read_host, whole_ram
 from replay.placement import Host
+from replay.pressure import Pressure
 from replay.requests import NEVER, Requests, read_requests
 from replay.steps import CHANGE, SPLIT_LEFT, Steps, own, read_steps
 
-__all__ = ["GRID_POINTS", "Stream", "decode"]
+__all__ = ["GRID_POINTS", "Stream", "as_asked", "decode"]
 
 Int64 = npt.NDArray[np.int64]
 
 GRID_POINTS = 481
 _ORDINARY = np.uint64(int(Pte.P | Pte.RW))
+_PRESENT = np.uint64(int(Pte.P))
 
 
 @dataclass(frozen=True)
@@ -80,35 +82,65 @@ class Stream:
         return int(words[np.bincount(inverse.reshape(-1), weights=pages).argmax()])
 
 
-def decode(trace: Trace) -> Stream:
+def decode(trace: Trace, pressure: Pressure | None = None) -> Stream:
     """Decode a trace for any number of policies. Raises TraceError."""
     rebuilt = rebuild(trace)
     steps = read_steps(rebuilt.changes, rebuilt.window, rebuilt.observed)
-    requests = read_requests(trace)
-    n_all = len(requests)
-    exact_from = int(rebuilt.window.lo.max()) if len(rebuilt.window.lo) else 0
-    requests = requests.select(requests.alloc_ns > exact_from)
-    steps = own(steps, requests)
-    requests = _lifetimes(requests, steps)
-    early = requests.begin_ns <= exact_from
-    if early.any():
-        requests = requests.select(~early)
-        steps = own(steps, requests)
     start_ns = trace.manifest["ts_start_ns"]
     end_ns = max(trace.manifest["ts_end_ns"], start_ns + 1)
-    return Stream(
+    stream = Stream(
         trace=trace,
-        requests=requests,
-        n_requests_before=n_all - len(requests),
-        host=read_host(trace),
+        requests=read_requests(trace),
+        n_requests_before=0,
+        host=read_host(trace, rebuilt.start.map, pressure),
         steps=steps,
-        calls=read_calls(rebuilt.changes, steps, requests, start_ns, end_ns),
+        calls=Calls.none(),
         start=rebuilt.start.map.runs(),
         window=rebuilt.window,
         whole_ram=whole_ram(trace.manifest["memory"]["ranges"], len(rebuilt.window.lo)),
         grid_ns=start_ns + np.linspace(0, end_ns - start_ns, GRID_POINTS).astype(np.int64),
         rebuilt=rebuilt,
     )
+    return _joined(stream, stream.requests)
+
+
+def as_asked(stream: Stream) -> Stream:
+    """The same trace with the requests as they were asked for (see `replay.requests`). Raises TraceError."""
+    return _joined(stream, read_requests(stream.trace, as_asked=True))
+
+
+def _joined(stream: Stream, requests: Requests) -> Stream:
+    """The stream with these requests, and which changes and calls are theirs."""
+    n_all = len(requests)
+    changes = stream.rebuilt.changes
+    exact_from = int(stream.window.lo.max()) if len(stream.window.lo) else 0
+    requests = requests.select(requests.alloc_ns > exact_from)
+    steps = own(stream.steps, requests)
+    requests = _lifetimes(requests, steps)
+    early = requests.begin_ns <= exact_from
+    if early.any():
+        requests = requests.select(~early)
+        steps = own(steps, requests)
+    requests = replace(requests, text=text_pages(changes, requests), reset=_reset_pages(requests, steps))
+    grid = stream.grid_ns
+    return replace(
+        stream,
+        requests=requests,
+        n_requests_before=n_all - len(requests),
+        steps=steps,
+        calls=read_calls(changes, steps, requests, int(grid[0]), int(grid[-1])),
+    )
+
+
+def _reset_pages(requests: Requests, steps: Steps) -> npt.NDArray[np.bool_]:
+    """[pages] whether one step of its own took the page out of the direct map and another put it back."""
+    step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
+    owned = steps.page_owned >= 0
+    page, step = steps.page_owned[owned], step[owned]
+    out, back = np.zeros(len(requests.pfn), np.bool_), np.zeros(len(requests.pfn), np.bool_)
+    out[page[steps.mask_clr[step] & _PRESENT != 0]] = True
+    back[page[steps.mask_set[step] & _PRESENT != 0]] = True
+    return out & back
 
 
 def _lifetimes(requests: Requests, steps: Steps) -> Requests:

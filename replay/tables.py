@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from replay.policies.base import Policy
 from replay.results import PolicyResult
 
-__all__ = ["WIDTH", "policies_table", "text_table"]
+__all__ = ["WIDTH", "policies_json", "policies_table", "text_table"]
 
 WIDTH = 79
 
@@ -16,7 +19,9 @@ _ROWS: list[tuple[str, Callable[[PolicyResult], object]]] = [
     ("  live at the end", lambda r: r.split_2m_live_end),
     ("  live at most", lambda r: r.split_2m_live_peak),
     ("1G entries split", lambda r: r.split_1g),
+    ("large entries put back", lambda r: r.merges),
     ("leaf entries at the end", lambda r: r.leaf_entries_end),
+    ("page-table pages, end", lambda r: r.page_table_pages_end),
     ("CPA calls", lambda r: r.cpa_calls),
     ("  page-table steps", lambda r: r.cpa_steps),
     ("TLB flushes, by splits", lambda r: r.tlb_flushes_split),
@@ -26,11 +31,12 @@ _ROWS: list[tuple[str, Callable[[PolicyResult], object]]] = [
     ("  at most", lambda r: r.idle_pages_peak),
     ("  at the end", lambda r: r.idle_pages_end),
     ("pages unmapped by policy", lambda r: r.pages_unmapped),
+    ("pages given back", lambda r: r.pages_released),
     ("refills", lambda r: ", ".join(f"{n} of order {order}" for order, n in r.refills.items()) or "0"),
     ("  that failed", lambda r: r.refill_failures),
     ("requests served", lambda r: f"{r.requests['served']:,}"),
     ("  left as recorded", lambda r: f"{r.requests['as_recorded']:,}"),
-    ("  not served", lambda r: f"{r.requests['not_served']:,}"),
+    ("  not served", lambda r: r.requests_not_served),
 ]
 
 
@@ -101,12 +107,41 @@ def _printable(text: str) -> str:
 
 
 def policies_table() -> str:
-    """Every policy with its parameters."""
-    from replay.policies import POLICIES
+    """Every policy with its parameters: name=default, what it may be, what it means, and where that comes from."""
+    from replay.policies.choose import known
+    from replay.policies.eager_merge import EagerMerge
 
     lines: list[str] = []
-    for policy in POLICIES.values():
-        lines.append(f"{policy.name}: {policy.title}")
-        for name, value in policy.parameters.items():
-            lines += textwrap.wrap(f"{name}: {value}", WIDTH, initial_indent="    ", subsequent_indent="      ")
-    return "\n".join(lines) + "\n"
+    for policy in known().values():
+        lines += _wrap(f"{policy.name}: {policy.title}", "", "    ") + _parameters(policy)
+    lines += [
+        "",
+        *_wrap(
+            "Behind any of them, +merge: eager merge on top (RFC 2022); its parameters are set as merge.PARAMETER=VALUE.",
+            "",
+            "",
+        ),
+    ]
+    return "\n".join(lines + _parameters(EagerMerge)) + "\n"
+
+
+def policies_json() -> list[dict[str, Any]]:
+    """The same for programs."""
+    from replay.policies.choose import known
+
+    return [
+        {
+            "name": name,
+            "title": policy.title,
+            "parameters": {key: dataclasses.asdict(parameter) for key, parameter in policy.parameters.items()},
+        }
+        for name, policy in known().items()
+    ]
+
+
+def _parameters(policy: type[Policy]) -> list[str]:
+    lines: list[str] = []
+    for name, parameter in policy.parameters.items():
+        lines.append(f"    {name}={parameter.default}  [{parameter.values}]")
+        lines += _wrap(parameter.meaning, "        ", "        ")
+    return lines

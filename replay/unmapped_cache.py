@@ -1,12 +1,13 @@
-"""The page cache of the `__GFP_UNMAPPED` RFC as lists over flat arrays: take, split, refill, insert, merge.
+"""A page cache as lists over flat arrays: take, split, refill, insert, merge, shrink.
 
 Source: RFC 2023-03-08, message-id 20230308094106.227365-1-rppt@kernel.org, patches 1/5 to 3/5. One global array of
 free lists of orders 0 to 10, each last-in first-out. A request is served by the smallest chunk that holds it, split
 down with the lowest address kept; if there is none, the page allocator is asked for order 9, then 8, ... down to the
-request's order; a freed page goes back into the lists and merges with its buddy.
+request's order; a freed page goes back into the lists and merges with its buddy. `CacheRules` make other caches of it:
+one that has order-0 pages alone, one that is asked for other orders.
 
-The cache lives in symbolic blocks: refill number b is the block of pages [512 b, 512 b + 512). Two blocks are never
-buddies here (their places are unknown), so chunks grow to order 9 only, not 10.
+The cache lives in symbolic blocks: refill b is the block of pages [512 b, 512 b + 512). Two blocks are never buddies here
+(their places are unknown), so chunks grow to order 9 only, not 10.
 """
 
 from __future__ import annotations
@@ -16,98 +17,163 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analyze.jit import kernel
+from analyze.jit import kernel, signed
+from replay.placement import Host
 
-__all__ = ["BLOCK_ORDER", "N_ORDERS", "CacheRun", "run_cache"]
+__all__ = ["BLOCK_ORDER", "N_ORDERS", "CacheRules", "CacheRun", "run_cache"]
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
+Int8 = npt.NDArray[np.int8]
 UInt8 = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
 N_ORDERS = 11
 BLOCK_ORDER = 9
 BLOCK = 1 << BLOCK_ORDER
 _NIL = -1
+_ALLOC, _FREE, _SHRINK = range(3)
 
-# rows of the counters that the compiled part fills
-_N_BLOCKS, _IDLE, _N_FAILED_REFILLS, _N_NOT_SERVED, _TAKEN, _OVERFLOW = range(6)
+# cells of the counters that the compiled part fills
+_N_REFILLS, _N_BLOCKS, _IDLE, _N_FAILED_REFILLS, _N_NOT_SERVED, _TAKEN, _OVERFLOW, _N_RELEASES, _N_SPARE, _ABSORBED = (
+    range(10)
+)
+# cells of the rules
+_MERGE, _DESCENDING, _CLEAR_BIT, _HOPEFUL = range(4)
+
+
+@dataclass(frozen=True)
+class CacheRules:
+    """How the cache behaves.
+
+    Attributes:
+        orders: refill orders that are tried, highest first, none below the request's.
+        merge: freed chunks merge with their buddies; False: the cache holds order-0 pages only.
+        descending: the shrinker takes the largest chunks first.
+        clear_bit: the shrinker clears the block's bit with any chunk that it gives back, not only with order 9, so that
+            what else of the block is freed goes back to the page allocator.
+        hopeful: where the trace leaves it open, all goes well: a block given back whole is what the next refill gets; pages
+            given back while the bit of their block is set are freed at once by whoever takes them, and so come back; and
+            when a refill gets less than a block, its neighbours are freed at once and join. False: none of it ever.
+    """
+
+    orders: tuple[int, ...] = tuple(range(BLOCK_ORDER, -1, -1))
+    merge: bool = True
+    descending: bool = False
+    clear_bit: bool = False
+    hopeful: bool = False
 
 
 @dataclass(frozen=True)
 class CacheRun:
-    """What the cache did with a stream of requests.
+    """What the cache did with a stream of requests and calls of its shrinker.
 
     Attributes:
+        ns: [events] when.
         dest: [pages] page of the cache given to each page of each request, -1 where the request was not served.
         idle: [events] free pages in the cache after each event.
-        refill_event, refill_order, refill_request_order: [refills] the event that caused it, the order that the page
-            allocator gave, and the order that was asked for. Refill b is symbolic block b.
+        refill_event, refill_order, refill_request_order, refill_block, refill_request: [refills] the event that caused it, the order that
+            the page allocator gave, the order that was asked for, the symbolic block.
+        release_event, release_page, release_order: [releases] chunks that the shrinker gave back.
+        n_blocks: symbolic blocks; `in_pieces`: [blocks] it stands for less than 2 MiB.
         n_failed_refills: refills that got no block of any order.
         n_not_served: requests that failed.
-        free_pages: pages on the lists at the end, every one (for the conservation test).
+        n_absorbed: pages that joined the cache without a refill (see `CacheRules.hopeful`).
+        free_pages: pages on the lists at the end, every one, ascending.
+        out: [blocks] pages of the block that went back to the page allocator.
     """
 
+    ns: Int64
     dest: Int64
     idle: Int64
     refill_event: Int64
     refill_order: Int64
     refill_request_order: Int64
+    refill_block: Int64
+    refill_request: Int64
+    release_event: Int64
+    release_page: Int64
+    release_order: Int64
+    n_blocks: int
+    in_pieces: Bools
     n_failed_refills: int
     n_not_served: int
+    n_absorbed: int
     free_pages: Int64
+    out: Int64
 
 
 def run_cache(
-    event_request: Int64,
-    event_is_free: npt.NDArray[np.bool_],
-    event_ns: Int64,
-    first: Int64,
-    order: UInt8,
-    free_ns: Int64,
-    free_blocks: Int64,
-) -> CacheRun:
-    """Serve a stream of allocations and frees from an empty cache.
+    event_request: Int64, event_is_free: Bools, event_ns: Int64, first: Int64, order: UInt8, host: Host,
+    rules: CacheRules | None = None,
+) -> CacheRun:  # fmt: skip
+    """Serve a stream of allocations and frees from an empty cache, shrunk whenever the host is short of memory.
 
     Args:
         event_request, event_is_free, event_ns: [events] in order: request, whether it frees, when.
         first: [requests + 1] request i has pages first[i] to first[i + 1].
         order: [requests] 0: single pages; 9: 2 MiB pages as far as they go, single pages for the rest.
-        free_ns, free_blocks: see `replay.placement.Host`.
+        host: free blocks and memory pressure over time.
     """
+    rules = rules or CacheRules()
+    subject = np.concatenate((event_request, host.pressure_pages)).astype(np.int64)
+    op = np.concatenate((np.where(event_is_free, _FREE, _ALLOC), np.full(len(host.pressure_ns), _SHRINK))).astype(
+        np.uint8
+    )
+    ns = np.concatenate((event_ns, host.pressure_ns)).astype(np.int64)
+    in_order = np.argsort(ns, kind="stable")
+    subject, op, ns = subject[in_order], op[in_order], ns[in_order]
+    ladder = np.zeros(N_ORDERS, np.bool_)
+    ladder[list(rules.orders)] = True
+    flags = np.array([rules.merge, rules.descending, rules.clear_bit, rules.hopeful], np.int64)
     capacity = 16
     while True:
         dest = np.full(int(first[-1]), -1, np.int64)
-        idle = np.zeros(len(event_request), np.int64)
-        refills = np.zeros((3, capacity), np.int64)
-        counters = np.zeros(6, np.int64)
+        idle = np.zeros(len(op), np.int64)
+        refills = np.zeros((4, capacity), np.int64)
+        releases = np.zeros((3, capacity * 8), np.int64)
+        counters = np.zeros(10, np.int64)
         chunk_order = np.full(capacity * BLOCK, -1, np.int8)
         links = np.full((2, capacity * BLOCK), _NIL, np.int32)
         heads = np.full(N_ORDERS, _NIL, np.int32)
+        blocks = np.zeros((3, capacity), np.int64)  # bit, pages out, spare whole blocks
         _serve(
-            event_request, event_is_free, event_ns, first, order, free_ns, free_blocks,
-            dest, idle, refills, counters, heads, links, chunk_order,
+            subject, op, ns, first, order, host.free_ns, host.free_blocks, ladder, flags,
+            dest, idle, refills, releases, counters, heads, links, chunk_order, blocks,
         )  # fmt: skip
         if not counters[_OVERFLOW]:
             break
         capacity *= 4
-    n = int(counters[_N_BLOCKS])
+    n, n_blocks, n_out = (int(counters[cell]) for cell in (_N_REFILLS, _N_BLOCKS, _N_RELEASES))
     starts = np.flatnonzero(chunk_order >= 0)
     sizes = np.left_shift(1, chunk_order[starts].astype(np.int64))
     offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    in_pieces = np.zeros(n_blocks, np.bool_)
+    in_pieces[refills[3, :n][refills[1, :n] < BLOCK_ORDER]] = True
     return CacheRun(
+        ns=ns,
         dest=dest,
         idle=idle,
         refill_event=refills[0, :n],
         refill_order=refills[1, :n],
         refill_request_order=refills[2, :n],
+        refill_block=refills[3, :n],
+        refill_request=subject[refills[0, :n]],
+        release_event=releases[0, :n_out],
+        release_page=releases[1, :n_out],
+        release_order=releases[2, :n_out],
+        n_blocks=n_blocks,
+        in_pieces=in_pieces,
         n_failed_refills=int(counters[_N_FAILED_REFILLS]),
         n_not_served=int(counters[_N_NOT_SERVED]),
+        n_absorbed=int(counters[_ABSORBED]),
         free_pages=np.repeat(starts, sizes) + offsets,
+        out=blocks[1, :n_blocks],
     )
 
 
 @kernel
-def _push(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> None:
+def _push(page: int, order: int, heads: Int32, links: Int32, chunk_order: Int8) -> None:
     head = heads[order]
     links[0, page] = head
     links[1, page] = -1
@@ -118,7 +184,7 @@ def _push(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.ND
 
 
 @kernel
-def _unlink(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> None:
+def _unlink(page: int, order: int, heads: Int32, links: Int32, chunk_order: Int8) -> None:
     after, before = links[0, page], links[1, page]
     if before >= 0:
         links[0, before] = after
@@ -130,22 +196,26 @@ def _unlink(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.
 
 
 @kernel
-def _take(order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> int:
+def _take(order: int, heads: Int32, links: Int32, chunk_order: Int8) -> int:
     """The head of the smallest list that can serve `order`, split down with the lowest address kept; -1 if none."""
     for k in range(order, 11):
-        page = heads[k]
-        if page >= 0:
+        if heads[k] >= 0:
+            page = signed(heads[k])
             _unlink(page, k, heads, links, chunk_order)
             while k > order:
                 k -= 1
                 _push(page + (1 << k), k, heads, links, chunk_order)
-            return int(page)
-    return -1
+            return page
+    return signed(-1)
 
 
 @kernel
-def _insert(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8]) -> None:
-    """Put a chunk back, merged with its buddy as often as that is free and of the same order."""
+def _insert(page: int, order: int, merge: bool, heads: Int32, links: Int32, chunk_order: Int8) -> None:
+    """Put a chunk back, merged with its buddy as often as that is free and of the same order; or as single pages."""
+    if not merge:
+        for i in range((1 << order) - 1, -1, -1):
+            _push(page + i, signed(0), heads, links, chunk_order)
+        return
     while order < 9:
         buddy = page ^ (1 << order)
         if chunk_order[buddy] != order:
@@ -157,15 +227,18 @@ def _insert(page: int, order: int, heads: Int32, links: Int32, chunk_order: npt.
 
 
 @kernel
-def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks: Int64) -> int:
-    """Order that the page allocator gives: 9, or the next below that the last count of free blocks has; -1 if none.
+def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks: Int64, ladder: Bools) -> int:
+    """Order that the page allocator gives: the highest tried that the last count of free blocks has; -1 if none.
 
-    What earlier refills took is subtracted: the recorded kernel never made them.
+    What the cache holds is subtracted: the recorded kernel never gave it away.
     """
-    if len(free_ns) == 0:
-        return 9
-    row = max(int(np.searchsorted(free_ns, now, side="right")) - 1, 0)
-    for k in range(9, order - 1, -1):
+    counted = len(free_ns) > 0
+    row = max(int(np.searchsorted(free_ns, now, side="right")) - 1, 0) if counted else 0
+    for k in range(10, order - 1, -1):
+        if not ladder[k]:
+            continue
+        if not counted:
+            return k
         pages = 0
         for j in range(k, 11):
             pages += free_blocks[row, j] << j
@@ -176,51 +249,132 @@ def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks:
 
 @kernel
 def _alloc(
-    order: int, event: int, now: int, free_ns: Int64, free_blocks: Int64,
-    refills: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8],
+    order: int, event: int, now: int, free_ns: Int64, free_blocks: Int64, ladder: Bools, flags: Int64,
+    refills: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: Int8, blocks: Int64,
 ) -> int:  # fmt: skip
     page = _take(order, heads, links, chunk_order)
     if page < 0:
-        got = _refill_order(order, now, counters[_TAKEN], free_ns, free_blocks)
+        got = _refill_order(order, now, counters[_TAKEN], free_ns, free_blocks, ladder)
         if got < 0:
             counters[_N_FAILED_REFILLS] += 1
-            return -1
-        block = counters[_N_BLOCKS]
-        if block >= refills.shape[1]:
+            return signed(-1)
+        if counters[_N_REFILLS] >= refills.shape[1]:
             counters[_OVERFLOW] = 1
-            return -1
-        refills[0, block], refills[1, block], refills[2, block] = event, got, order
-        counters[_N_BLOCKS] += 1
-        counters[_IDLE] += 1 << got
+            return signed(-1)
+        if got == 9 and counters[_N_SPARE] > 0:
+            counters[_N_SPARE] -= 1
+            block = blocks[2, counters[_N_SPARE]]
+        else:
+            block = counters[_N_BLOCKS]
+            counters[_N_BLOCKS] += 1
+        refill = counters[_N_REFILLS]
+        refills[0, refill], refills[1, refill], refills[2, refill], refills[3, refill] = event, got, order, block
+        counters[_N_REFILLS] += 1
         counters[_TAKEN] += 1 << got
-        _insert(block * 512, got, heads, links, chunk_order)
+        blocks[0, block], blocks[1, block] = 1, 0
+        joined = got
+        if flags[_HOPEFUL] != 0 and got < 9 and flags[_MERGE] != 0:
+            joined = 9
+            counters[_ABSORBED] += 512 - (1 << got)
+        counters[_IDLE] += 1 << joined
+        _insert(block * 512, joined, flags[_MERGE] != 0, heads, links, chunk_order)
         page = _take(order, heads, links, chunk_order)
+        if page < 0:  # a cache of single pages is asked for a block
+            return signed(-1)
     counters[_IDLE] -= 1 << order
     return page
 
 
 @kernel
-def _serve(
-    event_request: Int64, event_is_free: npt.NDArray[np.bool_], event_ns: Int64, first: Int64, order: UInt8,
-    free_ns: Int64, free_blocks: Int64, dest: Int64, idle: Int64, refills: Int64, counters: Int64,
-    heads: Int32, links: Int32, chunk_order: npt.NDArray[np.int8],
+def _leave(page: int, order: int, flags: Int64, counters: Int64, blocks: Int64) -> None:
+    """Pages of the cache belong to the page allocator again."""
+    block = page >> 9
+    blocks[1, block] += 1 << order
+    counters[_TAKEN] -= 1 << order
+    if flags[_HOPEFUL] != 0 and blocks[1, block] == 512:
+        blocks[0, block] = 0
+        blocks[2, counters[_N_SPARE]] = block
+        counters[_N_SPARE] += 1
+
+
+@kernel
+def _give(
+    page: int, flags: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: Int8, blocks: Int64
+) -> None:
+    """A page was freed: into the cache if the bit of its block is set, else to the page allocator."""
+    if blocks[0, page >> 9] != 0:
+        _insert(page, signed(0), flags[_MERGE] != 0, heads, links, chunk_order)
+        counters[_IDLE] += 1
+    else:
+        _leave(page, signed(0), flags, counters, blocks)
+
+
+@kernel
+def _shrink(
+    n_to_scan: int, event: int, flags: Int64, releases: Int64, counters: Int64, heads: Int32, links: Int32,
+    chunk_order: Int8, blocks: Int64,
 ) -> None:  # fmt: skip
-    for event in range(len(event_request)):
-        request = event_request[event]
+    """unmapped_alloc_scan_objects (RFC 3/5): each order in turn, and what was freed so far subtracted after each, twice."""
+    begun = counters[_N_RELEASES]
+    scanned = 0
+    for i in range(11):
+        order = 10 - i if flags[_DESCENDING] != 0 else i
+        freed = 0
+        while freed < n_to_scan and heads[order] >= 0:
+            if counters[_N_RELEASES] >= releases.shape[1]:
+                counters[_OVERFLOW] = 1
+                return
+            page = signed(heads[order])
+            _unlink(page, order, heads, links, chunk_order)
+            at = counters[_N_RELEASES]
+            releases[0, at], releases[1, at], releases[2, at] = event, page, order
+            counters[_N_RELEASES] += 1
+            counters[_IDLE] -= 1 << order
+            if order == 9 or flags[_CLEAR_BIT] != 0:
+                blocks[0, page >> 9] = 0
+            freed += 1 << order
+        scanned += freed
+        if scanned >= n_to_scan:
+            break
+        n_to_scan -= scanned
+    for at in range(begun, counters[_N_RELEASES]):
+        page, order = releases[1, at], releases[2, at]
+        if flags[_HOPEFUL] != 0 and blocks[0, page >> 9] != 0:
+            _insert(page, order, flags[_MERGE] != 0, heads, links, chunk_order)
+            counters[_IDLE] += 1 << order
+            counters[_ABSORBED] += 1 << order
+        else:
+            _leave(page, order, flags, counters, blocks)
+
+
+@kernel
+def _serve(
+    subject: Int64, op: UInt8, ns: Int64, first: Int64, order: UInt8, free_ns: Int64, free_blocks: Int64, ladder: Bools,
+    flags: Int64, dest: Int64, idle: Int64, refills: Int64, releases: Int64, counters: Int64, heads: Int32, links: Int32,
+    chunk_order: Int8, blocks: Int64,
+) -> None:  # fmt: skip
+    for event in range(len(op)):
+        if op[event] == _SHRINK:
+            _shrink(subject[event], event, flags, releases, counters, heads, links, chunk_order, blocks)
+            if counters[_OVERFLOW]:
+                return
+            idle[event] = counters[_IDLE]
+            continue
+        request = subject[event]
         start, end = first[request], first[request + 1]
-        if event_is_free[event]:
+        if op[event] == _FREE:
             for i in range(start, end):
                 if dest[i] >= 0:
-                    _insert(dest[i], 0, heads, links, chunk_order)
-                    counters[_IDLE] += 1
+                    _give(dest[i], flags, counters, heads, links, chunk_order, blocks)
         else:
             i = start
             failed = False
             while i < end and not failed:
-                k = 9 if order[request] == 9 and end - i >= 512 else 0
+                k = signed(9 if order[request] == 9 and end - i >= 512 else 0)
                 page = _alloc(
-                    k, event, event_ns[event], free_ns, free_blocks, refills, counters, heads, links, chunk_order
-                )
+                    k, event, ns[event], free_ns, free_blocks, ladder, flags, refills, counters, heads, links,
+                    chunk_order, blocks,
+                )  # fmt: skip
                 if counters[_OVERFLOW]:
                     return
                 if page < 0:
@@ -232,7 +386,6 @@ def _serve(
             if failed:  # as vmalloc does: what it got goes back, the request fails
                 counters[_N_NOT_SERVED] += 1
                 for j in range(start, i):
-                    _insert(dest[j], 0, heads, links, chunk_order)
-                    counters[_IDLE] += 1
+                    _give(dest[j], flags, counters, heads, links, chunk_order, blocks)
                     dest[j] = -1
         idle[event] = counters[_IDLE]

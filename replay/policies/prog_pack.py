@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from collect.schema import HUGE_FRAME_PAGES, Pte
-from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement, as_recorded
-from replay.policies.base import Outcome, Policy
+from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement, Served, as_recorded
+from replay.policies.base import VIEW, Outcome, Parameter, Policy
 from replay.prog_packs import CHUNK_BYTES, PackRun, chunks_of, run_packs
 from replay.requests import Requests
+from replay.spread import spread
+from replay.users import User
 
-__all__ = ["ProgPack", "spread"]
+__all__ = ["ProgPack"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -39,14 +41,25 @@ class ProgPack(Policy):
 
     name = "prog-pack"
     title = "bpf_prog_pack (Linux 5.18)"
-    parameters: ClassVar[dict[str, str]] = {
-        "pack": "2 MiB x nodes with memory",
-        "chunk": f"{CHUNK_BYTES} bytes, first fit",
+    parameters: ClassVar[dict[str, Parameter]] = {
+        "old-pack": Parameter(
+            "maybe",
+            "whether a pack from before the recording has room for its images: yes, no, or nobody knows",
+            ("maybe", "yes", "no"),
+        ),
+        "pages": Parameter(
+            HUGE_FRAME_PAGES,
+            "size of a pack a node with memory (BPF_PROG_PACK_SIZE, d6170e4aaf86)",
+            lowest=1,
+            highest=1 << 15,
+            unit="pages",
+        ),
+        "requests": VIEW,
     }
 
     def place(self, requests: Requests, host: Host) -> Outcome:
         images = requests.in_jit
-        if requests.has_packs:
+        if requests.has_packs and not self.as_asked:
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The recorded kernel already has bpf_prog_pack."]
             )
@@ -54,14 +67,21 @@ class ProgPack(Policy):
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The trace holds no BPF image: nothing to pack."]
             )
-        pages = HUGE_FRAME_PAGES * host.n_nodes
+        pages = self.number("pages") * host.n_nodes
         small = images & (chunks_of(requests.asked_bytes) <= pages * PAGE_BYTES // CHUNK_BYTES)
-        wide = max(spread(requests.pfn[small[requests.owner()]], pages), host.n_nodes)
+        of_images = requests.pfn[small[requests.owner()]]
+        if (of_images < 0).all():  # out of packs: nobody knows; as densely as what else the kernel took in single pages
+            of_images = requests.pfn[(requests.order == 0)[requests.owner()]]
+        wide = max(spread(of_images, pages), host.n_nodes)
         event_request, is_free, _ = requests.events(small)
         held = np.cumsum(np.where(is_free, -1, 1) * chunks_of(requests.asked_bytes)[event_request])
         kib = -(-int(held.max(initial=0)) * CHUNK_BYTES // 1024)
+        old = self.word("old-pack")
+        placements = [self.placed(requests, host, old_pack=True)] if old != "no" else []
+        if old != "yes":
+            placements.append(self.placed(requests, host, n_blocks=wide))
         return Outcome(
-            [self.placed(requests, host, old_pack=True), self.placed(requests, host, n_blocks=wide)],
+            placements,
             caveats=[
                 "Where packs are used, one was there before the recording: the recorder's own programs live in it. Lower "
                 f"bound: packs from before have room for the {kib} KiB that images took at most. Upper bound: they are "
@@ -80,7 +100,7 @@ class ProgPack(Policy):
             old_pack: an empty pack from before the recording is there and stays.
             n_blocks: 2M frames that the pages of a new pack touch; as few as can be by default.
         """
-        pages = HUGE_FRAME_PAGES * host.n_nodes
+        pages = self.number("pages") * host.n_nodes
         n_blocks = n_blocks or host.n_nodes
         event_request, is_free, event_ns = requests.events(requests.in_jit)
         chunks = chunks_of(requests.asked_bytes)
@@ -95,21 +115,8 @@ class ProgPack(Policy):
             acts=_acts(run, event_ns, pages, n_blocks, max(n_blocks_all, 1)),
             idle_ns=event_ns,
             idle_pages=run.n_live * pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES),
-            served=int(np.count_nonzero(in_pack)),
-            as_recorded=int(np.count_nonzero(~in_pack)),
+            state=np.where(in_pack, Served.SERVED, Served.AS_RECORDED).astype(np.uint8),
         )
-
-
-def spread(pfn: Int64, n: int) -> int:
-    """Most distinct 2 MiB frames among any n pages in a row of `pfn`; scaled up where there are fewer than n."""
-    frame = pfn[pfn >= 0] // HUGE_FRAME_PAGES
-    if not len(frame):
-        return n
-    if len(frame) < n:
-        return min(n, -(-len(np.unique(frame)) * n // len(frame)))
-    windows = np.lib.stride_tricks.sliding_window_view(frame, n)[:: max(n // 8, 1)]
-    ordered = np.sort(windows, axis=1)
-    return int((np.count_nonzero(np.diff(ordered, axis=1), axis=1) + 1).max())
 
 
 def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int, n_blocks_all: int) -> Acts:
@@ -124,25 +131,23 @@ def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int, n_block
     pages = pack_pages // n_blocks + (part < pack_pages % n_blocks)
     block = np.arange(n_packs * n_blocks) % n_blocks_all
     head = part == 0  # calls and flushes are counted once a pack
-    made = _rows(event_ns[made_event[pack]], block, pages, 0, _RW, 2 * head, 2 * head, 0 * pages)
-    gone = gone_event[pack] >= 0
-    when = event_ns[np.where(gone, gone_event[pack], 0)]
-    reset = [
-        _rows(when, block, pages, 0, INVALID_CLR, pages, 0 * pages, 1 * head),
-        _rows(when, block, pages, INVALID_CLR, 0, pages, 0 * pages, 0 * pages),
-    ]
-    columns = [np.concatenate((m, r[gone], d[gone])) for m, r, d in zip(made, *reset, strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    ts, place, n, mask_set, mask_clr, calls, call_flushes, range_flushes = (column[order] for column in columns)
-    return Acts(
-        ts, place, n, mask_set.astype(np.uint64), mask_clr.astype(np.uint64), calls, call_flushes, range_flushes
-    )
-
-
-def _rows(
-    ts: Int64, block: Int64, pages: Int64, mask_set: int, mask_clr: int,
-    calls: Int64, call_flushes: Int64, range_flushes: Int64,
-) -> list[Int64]:  # fmt: skip
     place = SYMBOLIC + block * HUGE_FRAME_PAGES
-    n = len(ts)
-    return [ts, place, pages, np.full(n, mask_set), np.full(n, mask_clr), calls, call_flushes, range_flushes]
+    made = Acts.of(
+        event_ns[made_event[pack]], place, pages, mask_clr=_RW, n_calls=2 * head, n_call_flushes=2 * head, user=User.BPF
+    )
+    gone = gone_event[pack] >= 0
+    when = event_ns[gone_event[pack][gone]]
+    place, pages, head = place[gone], pages[gone], head[gone]
+    return Acts.joined(
+        made,
+        Acts.of(
+            when,
+            place,
+            pages,
+            mask_clr=INVALID_CLR,
+            n_calls=pages,
+            n_range_flushes=head.astype(np.int64),
+            user=User.BPF,
+        ),
+        Acts.of(when, place, pages, mask_set=INVALID_CLR, n_calls=pages, user=User.BPF),
+    )

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from replay.placement import SYMBOLIC, Host, Placement
-from replay.policies import POLICIES
+from replay.policies.gfp_unmapped import GfpUnmapped
 from tests.unit.test_replay_requests import MODULE, ROX, SECRET, requests_of
 
 NO_COUNTS = Host(1, np.zeros(0, np.int64), np.zeros((0, 11), np.int64))
 
 
-def place(rows: list[tuple[str, int, int, int | None]], host: Host = NO_COUNTS) -> Placement:
-    (placement,) = POLICIES["gfp-unmapped"].place(requests_of(rows), host).placements
-    return placement
+def place(rows: list[tuple[str, int, int, int | None]], host: Host = NO_COUNTS, **settings: str) -> Placement:
+    """The last way it may have gone: nothing goes well that need not."""
+    return ways(rows, host, **settings)[-1]
+
+
+def ways(rows: list[tuple[str, int, int, int | None]], host: Host = NO_COUNTS, **settings: str) -> list[Placement]:
+    policy = GfpUnmapped({name.replace("_", "-"): value for name, value in settings.items()})
+    return policy.place(requests_of(rows), host).placements
+
+
+def pressed(*calls: tuple[int, int]) -> Host:
+    """A host whose shrinker is called at (time, for so many pages)."""
+    ns, pages = (np.array(column, np.int64) for column in zip(*calls, strict=True))
+    return replace(NO_COUNTS, pressure_ns=ns, pressure_pages=pages)
 
 
 def test_513_pages_held_at_once_need_two_refills() -> None:
@@ -108,3 +121,68 @@ def test_no_request_no_refill() -> None:
     p = place([])
     assert p.n_blocks == 0
     assert len(p.acts.ts_ns) == 0
+
+
+def test_what_a_refill_unmaps_is_what_tells_the_variants_apart() -> None:
+    rows = [(SECRET, 1, 0, None), (MODULE, 3, 1, 9)]
+    posted, cover, ideal = (place(rows, variant=v) for v in ("posted", "cover", "ideal"))
+    assert [p.pages_unmapped for p in (posted, cover, ideal)] == [1, 512, 512 + 3]
+    assert posted.acts.n_pages.tolist() == [1]
+    assert (cover.acts.n_pages.tolist(), cover.acts.step_pages.tolist(), cover.acts.n_calls.tolist()) == (
+        [512],
+        [1],
+        [512],
+    )
+    # one call on the block; three pages that came back mapped are unmapped again after their reset
+    assert (ideal.acts.n_pages.tolist(), ideal.acts.step_pages.tolist()) == ([512, 3], [512, 1])
+    assert (ideal.acts.ts_ns.tolist(), ideal.acts.n_calls.tolist()) == ([0, 11], [1, 3])
+    assert posted.dest.tolist() == cover.dest.tolist() == ideal.dest.tolist()
+
+
+def test_refills_below_a_block_split_nothing_for_sure() -> None:
+    p = place([(SECRET, 1, t, None) for t in range(17)], refill_order="4")
+    assert p.refill_orders.tolist() == [4, 4]
+    assert p.in_pieces.tolist() == [True, True]
+    hopeful, sober = ways([(SECRET, 1, t, None) for t in range(17)], refill_order="4")
+    assert (hopeful.n_blocks, sober.n_blocks) == (1, 2)  # neighbours join at once, or never
+
+
+def test_without_pressure_there_is_one_way_and_nothing_comes_back() -> None:
+    (p,) = ways([(SECRET, 1, 0, 1)])
+    assert p.pages_released == 0
+
+
+def test_a_whole_block_given_back_is_the_next_refill_or_never_met_again() -> None:
+    hopeful, sober = ways([(SECRET, 1, 0, 1), (SECRET, 1, 5, None)], pressed((3, 512)))
+    assert (hopeful.n_blocks, sober.n_blocks) == (1, 2)
+    assert hopeful.pages_released == sober.pages_released == 512
+    assert sober.acts.ts_ns.tolist() == [0, 3, 5]
+    assert sober.acts.mask_set.tolist() == [0, 3, 0]
+    assert (sober.acts.n_pages.tolist(), sober.acts.step_pages.tolist()) == ([1, 512, 1], [1, 1, 1])
+    assert sober.acts.n_calls.tolist() == [1, 512, 1]  # page by page, as posted
+    assert sober.acts.n_range_flushes.tolist() == [1, 0, 1]
+    assert sober.idle_pages.tolist() == [511, 512, 0, 511]
+    ideal = place([(SECRET, 1, 0, 1)], pressed((3, 512)), variant="ideal")
+    assert (ideal.acts.step_pages.tolist(), ideal.acts.n_calls.tolist()) == ([512, 512], [1, 1])
+
+
+def test_pages_of_a_flagged_block_may_come_back_at_once() -> None:
+    hopeful, sober = ways([(SECRET, 1, 0, None)], pressed((3, 1)))
+    assert (hopeful.idle_pages[-1], sober.idle_pages[-1]) == (511, 510)
+    cleared, _ = ways([(SECRET, 1, 0, None)], pressed((3, 1)), block_bit="cleared")
+    assert cleared.idle_pages[-1] == 510
+
+
+def test_where_the_bit_is_cleared_what_is_freed_later_goes_back_too() -> None:
+    rows = [(SECRET, 1, 0, 9)]
+    assert place(rows, pressed((3, 1)), block_bit="sticky").idle_pages.tolist() == [511, 510, 511]
+    assert place(rows, pressed((3, 1)), block_bit="cleared").idle_pages.tolist() == [511, 510, 510]
+
+
+def test_small_chunks_first_or_large_ones() -> None:
+    host = pressed((3, 200))
+    up, down, off = (place([(SECRET, 1, 0, None)], host, shrinker=s) for s in ("ascending", "descending", "off"))
+    # free: 1 2 4 ... 256; each order is subtracted once for itself and again with all later ones: 1 2 4 8 16 32 64 do
+    assert up.pages_released == 127
+    assert down.pages_released == 256
+    assert off.pages_released == 0

@@ -7,8 +7,9 @@ import numpy as np
 from collect.schema import Pte
 from replay.placement import GONE, Host, Placement
 from replay.policies import POLICIES, Outcome
-from replay.policies.prog_pack import ProgPack, spread
+from replay.policies.prog_pack import ProgPack
 from replay.prog_packs import CHUNK_BYTES, HEADER_BYTES
+from replay.spread import spread
 from tests.unit.test_replay_requests import BPF, MODULE, requests_of
 
 ONE_NODE = Host(1, np.zeros(0, np.int64), np.zeros((0, 11), np.int64))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from collect.trace import open_trace
 from replay.__main__ import main
 from replay.output import FILES
 from replay.plots import png, svg
@@ -29,8 +30,8 @@ def test_table_on_stdout_is_narrow_and_says_what_it_must(trace: Path, capsys: py
     out, err = capsys.readouterr()
     assert err == ""
     assert max(len(line) for line in out.splitlines()) < 80
-    head = out.splitlines()[0].split()
-    assert head == list(POLICIES)
+    blocks = [line.split() for line in out.splitlines() if not line.startswith(" 2M") and line.startswith("      ")]
+    assert [name for names in blocks for name in names if name in POLICIES] == list(POLICIES)
     flat = " ".join(out.split())
     assert "an emulated machine" in flat
     assert "published results disagree" in flat
@@ -64,7 +65,10 @@ def test_output_is_written_once(trace: Path, tmp_path: Path, capsys: pytest.Capt
     ("arguments", "says"),
     [
         (["run", "/nowhere"], "no such directory"),
-        (["run", "{trace}", "--policy", "magic"], "none, gfp-unmapped, prog-pack"),
+        (["run", "{trace}", "--set", "none.x=1"], "has no parameter"),
+        (["run", "{trace}", "--users", "everybody"], "no user is called"),
+        (["run", "{trace}", "--pressure", "often"], "SECONDS PAGES"),
+        (["run", "{trace}", "--policy", "magic"], "choose from none, ungrouped, prog-pack"),
         (["run", "{trace}", "-o", "{trace}/manifest.json/x"], "cannot be written"),
     ],
 )
@@ -82,11 +86,33 @@ def test_policies_are_listed_with_their_parameters(capsys: pytest.CaptureFixture
     assert main(["policies"]) == 0
     out = capsys.readouterr().out
     assert max(len(line) for line in out.splitlines()) < 80
+    assert out.isascii()
+    flat = " ".join(out.split())
     for policy in POLICIES.values():
-        assert f"{policy.name}: {policy.title}" in out
-        assert all(name in out for name in policy.parameters)
+        assert f"{policy.name}: {policy.title}" in flat
+        for name, parameter in policy.parameters.items():
+            assert f"{name}={parameter.default} [{parameter.values}]" in flat
+            assert parameter.meaning in flat
     assert main(["policies", "--json"]) == 0
-    assert [p["name"] for p in json.loads(capsys.readouterr().out)] == list(POLICIES)
+    listed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert [p["name"] for p in listed] == list(POLICIES)
+    gfp = next(p for p in listed if p["name"] == "gfp-unmapped")
+    assert gfp["parameters"]["variant"]["choices"] == ["posted", "cover", "ideal"]
+
+
+def test_whose_requests_are_served_and_under_which_pressure(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", str(trace), "--policy", "gfp-unmapped", "--json"]
+    manifest = open_trace(trace).manifest
+    often = f"{(manifest['ts_end_ns'] - manifest['ts_start_ns']) / 20e9:.12f}:64"
+    assert main([*command, "--users", "modules", "--pressure", often, "--set", "gfp-unmapped.variant=cover"]) == 0
+    (some,) = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    (everybody,) = json.loads(capsys.readouterr().out)
+    assert set(some["served_by_user"]) == {"module"}
+    assert set(everybody["served_by_user"]) == set(everybody["requests_by_user"]) == set(some["requests_by_user"])
+    assert some["requests"]["as_recorded"] == everybody["requests"]["served"] - some["requests"]["served"]
+    assert some["pages_released"][0] > everybody["pages_released"][1] == 0
+    assert some["parameters"]["variant"] == "cover"
 
 
 def test_pictures(trace: Path) -> None:

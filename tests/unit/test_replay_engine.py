@@ -13,8 +13,10 @@ from collect.trace import open_trace
 from replay.engine import Walk, walk
 from replay.placement import GONE, SYMBOLIC, Placement, as_recorded
 from replay.policies import POLICIES
+from replay.policies.choose import choose
+from replay.requests import Life
 from replay.run import replay
-from replay.stream import Stream, decode
+from replay.stream import Stream, as_asked, decode
 from tests.machine import write_trace
 
 SAMPLES = sorted(path.parent for path in (Path(__file__).parents[2] / "sample_traces").glob("*/manifest.json"))
@@ -117,11 +119,43 @@ def test_a_request_in_a_symbolic_block_splits_that_block(stream: Stream) -> None
     assert lo <= hi <= lo + n_blocks
 
 
-@pytest.mark.parametrize("name", POLICIES)
+EVERY_WAY = [
+    *POLICIES,
+    *(f"{name}+merge" for name in POLICIES),
+    "gfp-unmapped:variant=cover",
+    "gfp-unmapped:variant=ideal",
+    *(f"{name}:requests=asked" for name in ("gfp-unmapped", "grouped", "migrate-unmapped", "prog-pack", "rox-cache")),
+]
+MEASURES = (
+    "split_2m", "split_2m_live_end", "split_2m_live_peak", "split_1g", "leaf_entries_end", "page_table_pages_end",
+    "cpa_calls", "cpa_steps", "tlb_flushes_split", "tlb_flushes_call", "tlb_flushes_ranged", "idle_pages_mean",
+    "idle_pages_peak", "idle_pages_end", "pages_unmapped",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", EVERY_WAY)
+def test_no_policy_beats_the_clairvoyant_bound(stream: Stream, text: str) -> None:
+    (policy,) = choose([text])
+    result = replay(as_asked(stream) if policy.as_asked else stream, policy)
+    bound = replay(stream, POLICIES["clairvoyant"])
+    beaten = [name for name in MEASURES if getattr(result, name).lo < getattr(bound, name).lo]
+    assert beaten == []
+
+
+@pytest.mark.parametrize("name", EVERY_WAY)
 def test_results_are_whole_and_in_order(stream: Stream, name: str) -> None:
-    result = replay(stream, POLICIES[name])
+    (policy,) = choose([name])
+    if policy.as_asked:
+        stream = as_asked(stream)
+    result = replay(stream, policy)
     total = result.requests
     assert total["served"] + total["not_served"] + total["as_recorded"] == total["total"] == len(stream.requests)
+    assert sum(result.requests_by_user.values()) == np.count_nonzero(stream.requests.life != Life.CACHE)
+    assert sum(by.hi for by in result.split_2m_by_user.values()) >= result.split_2m.hi
+    assert (
+        result.page_table_pages_end.lo >= result.page_table_pages_start.lo or "merge" in name or name == "clairvoyant"
+    )
+    assert (result.merges.hi > 0) <= ("merge" in name or name == "clairvoyant")
     assert result.split_2m_live_end.hi <= result.split_2m_live_peak.hi <= result.split_2m.hi
     assert (np.diff(result.series.split_hi) >= 0).all()
     assert (result.series.split_lo <= result.series.split_hi).all()
