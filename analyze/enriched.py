@@ -102,11 +102,8 @@ def splits(analysis: Analysis) -> pa.Table:
 def special_pages(analysis: Analysis) -> pa.Table:
     """One row a page of a split 2M frame that at the end is not as its frame was as one entry, in order of page frame."""
     special = analysis.attribution.special
-    columns = analysis.rebuilt.changes.columns
-    row = special["row"].to_numpy(np.int64)
-    known = row >= 0
-    at = np.where(known, row, 0)
-    since = np.where(known, columns["ts_ns"][at], 0) if len(columns["ts_ns"]) else np.zeros(len(row), np.uint64)
+    since = np.maximum(special["since_ns"].to_numpy(np.int64), 0)
+    _, stack = _calls_and_stacks(analysis, special["stack_id"].to_numpy())
     return pa.table(
         {
             "pfn": special["pfn"].to_numpy().astype(np.uint64),
@@ -116,7 +113,12 @@ def special_pages(analysis: Analysis) -> pa.Table:
             "residue": special["residue"].to_numpy(bool),
             "user": _objects(special["user"].to_numpy(dtype=object)),
             "name": _objects(special["name"].to_numpy(dtype=object)),
+            "comm": _objects(special["comm"].to_numpy(dtype=object)),
+            "tgid": special["tgid"].to_numpy().astype(np.uint32),
+            "region": _objects(special["region_kind"].to_numpy(dtype=object)),
+            "region_id": special["region_id"].to_numpy().astype(np.uint64),
             "since_ns": since.astype(np.uint64),
+            "stack": _texts(*stack),
         }
     )
 

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from analyze.analysis import Analysis
 from analyze.attribute import USER_NAMES
 from analyze.counter_series import CounterSeries
-from analyze.losses import ARRAY_PAGES, CONCLUSIONS, Doubt, loss_of, lost_for
+from analyze.loss_times import MAX_SPANS, Gap, LossSpan, Lost, gaps_between_readings, losses_over_time
+from analyze.losses import ARRAY_PAGES, CONCLUSIONS, Doubt, lost_for
 from analyze.page import plain
 from analyze.page_events import page_events
 from collect.schema import LEAF_PAGES, Level
@@ -25,36 +25,9 @@ __all__ = ["BROKEN", "DOUBTED", "SOUND", "Conclusion", "Health", "LossSpan", "Lo
 
 SOUND, DOUBTED, BROKEN = "sound", "in doubt", "broken"
 
-GAP_SECONDS = 2.5
-"""The recorder reads its counters once a second; two readings further apart than this are a gap."""
-
-MAX_SPANS = 50
-"""Spans of time that are listed of each class of loss, and gaps; all are counted."""
-
 _KB_OF_LEAF = {"4K": 4, "2M": 4 * LEAF_PAGES[Level.M2], "1G": 4 * LEAF_PAGES[Level.G1]}
 _MEMINFO = {"4K": "meminfo/DirectMap4k", "2M": "meminfo/DirectMap2M", "1G": "meminfo/DirectMap1G"}
 _COLUMN = {"4K": "k4", "2M": "m2", "1G": "g1"}
-
-
-@dataclass(frozen=True)
-class LossSpan:
-    """`lost` events of a class between two readings of its counter (neighbouring ones joined), seconds since START."""
-
-    from_s: float
-    to_s: float
-    lost: int
-
-
-@dataclass(frozen=True)
-class Lost:
-    """One class of loss. `spans` do not add up to `lost` where the recorder counted some only when it ended."""
-
-    name: str
-    text: str
-    lost: int
-    puts_in_doubt: list[str]
-    spans: list[LossSpan]
-    n_spans: int
 
 
 @dataclass(frozen=True)
@@ -109,14 +82,6 @@ class LevelGap:
 
 
 @dataclass(frozen=True)
-class Gap:
-    """Seconds since START between which no counter was read."""
-
-    from_s: float
-    to_s: float
-
-
-@dataclass(frozen=True)
 class Health:
     """The health of one trace.
 
@@ -166,9 +131,10 @@ def health(trace: Trace, analysis: Analysis | None) -> Health:
     """Work it out. `analysis` is None for a trace without state (--only-pages). Raises TraceError."""
     manifest = trace.manifest
     series = CounterSeries(trace)
-    losses = _losses(trace, analysis, series)
-    gaps, longest = _gaps(series, manifest["ts_start_ns"], manifest["ts_end_ns"])
     verification = analysis.verification if analysis else None
+    array_pages = verification["losses"].get(ARRAY_PAGES, 0) if verification else 0
+    losses = losses_over_time(trace, array_pages, series)
+    gaps, longest = gaps_between_readings(series, manifest["ts_start_ns"], manifest["ts_end_ns"])
     unfinished = verification["unfinished_calls"] if verification else None
     orphans = verification["orphan_calls"] if verification else None
     explained = _explained(analysis) if analysis else None
@@ -211,46 +177,6 @@ def health(trace: Trace, analysis: Analysis | None) -> Health:
         pages=plain(str(manifest["sampling"].get("pages", "")), 20),
         missing_probes=_missing(manifest),
     )
-
-
-def _losses(trace: Trace, analysis: Analysis | None, series: CounterSeries) -> list[Lost]:
-    """Classes with losses, most lost first."""
-    totals = {str(name): int(n) for name, n in trace.manifest["losses"].items() if n}
-    if analysis and analysis.verification["losses"].get(ARRAY_PAGES):
-        totals[ARRAY_PAGES] = analysis.verification["losses"][ARRAY_PAGES]
-    start = trace.manifest["ts_start_ns"]
-    found = []
-    for name, n in sorted(totals.items(), key=lambda item: (-item[1], item[0])):
-        spans = _spans(*series.grown(f"lost/{name}"), start)
-        loss = loss_of(name)
-        doubts = [text for doubt, text in CONCLUSIONS.items() if loss.doubt & doubt]
-        found.append(Lost(plain(name, 60), plain(loss.text, 80), n, doubts, spans[:MAX_SPANS], len(spans)))
-    return found
-
-
-def _spans(
-    begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64], lost: npt.NDArray[np.int64], start_ns: int
-) -> list[LossSpan]:
-    """Neighbouring readings with losses as one span."""
-    if not len(begin):
-        return []
-    first = np.flatnonzero(np.concatenate([[True], begin[1:] > end[:-1]]))
-    sums = np.add.reduceat(lost, first)
-    last = np.append(first[1:], len(begin)) - 1
-    return [
-        LossSpan((int(begin[a]) - start_ns) / 1e9, (int(end[b]) - start_ns) / 1e9, int(n))
-        for a, b, n in zip(first.tolist(), last.tolist(), sums.tolist(), strict=True)
-    ]
-
-
-def _gaps(series: CounterSeries, start_ns: int, end_ns: int) -> tuple[list[Gap], float]:
-    """Gaps between readings while recording, the time before the first and behind the last of them included."""
-    within = series.readings[(series.readings > start_ns) & (series.readings < end_ns)]
-    marks = np.concatenate([[start_ns], within, [max(end_ns, start_ns)]]).astype(np.int64)
-    apart = np.diff(marks) / 1e9
-    at = np.flatnonzero(apart > GAP_SECONDS)
-    since = (marks - start_ns) / 1e9
-    return [Gap(float(since[i]), float(since[i + 1])) for i in at.tolist()], float(apart.max())
 
 
 def _explained(analysis: Analysis) -> Explained:

@@ -84,7 +84,9 @@ def test_frames_and_special_pages_fit_each_other(analysis: Analysis) -> None:
     held = pages[~pages["residue"]].groupby("frame").size().reindex(frames["frame"], fill_value=0)
     assert held.tolist() == frames["n_special"].tolist()
     assert (frames["kept"] == (frames["n_special"] > 0)).all()
-    assert ((pages["since_ns"] == 0) == (pages["user"] == "before")).all()
+    assert ((pages["since_ns"] == 0) == (pages["stack"] == "")).all(), "no change that we saw touched it"
+    own = pages[~pages["residue"] & (pages["user"] == "module")]
+    assert (own["name"] != "").all() and set(own["region"]) <= {"module", "execmem", "rox_block", "module_alloc", ""}
 
 
 def test_both_formats_hold_the_same(tmp_path: Path, folder: Path) -> None:
