@@ -292,6 +292,7 @@ class Playback:
             prediction.n_changed,
             altered,
             leaves,
+            1 if (changes.columns["kind"] != ChangeKind.CPA).any() else None,
         )
         raise_failure(min(status, 0))
         self.place = place
@@ -356,6 +357,7 @@ def _apply_all(
     n_changed: npt.NDArray[np.int64],
     altered: npt.NDArray[np.int64],
     leaves: npt.NDArray[np.int64],
+    rare: int | None,
 ) -> int:
     """Direct-map changes in order of effect, and what the rules say before and after each.
 
@@ -363,6 +365,8 @@ def _apply_all(
     a page that it did not complete; which splits those are, only the probe saw (`left_row` ascends).
 
     Predictions, `altered` and `leaves` may have no cells: then nothing is noted.
+
+    `rare` is None where no row is of another kind than CPA.
 
     Returns how many rows altered the numbers of leaf entries (they stand in `altered`, the numbers in `leaves`), or a
     failure (< 0).
@@ -402,19 +406,20 @@ def _apply_all(
                             failed = split_leaf(m, log, row, leave, left_pfn[i], signed(left_level[i]))
                             if failed < 0:
                                 return failed
-            elif inside and kind[row] == _COLLAPSE:
-                if collapse_frame(m, first // FRAME):
-                    met(m, _COLLAPSED_2M, row)
-                    if ret[row] == 2 and collapse_giga(m, first // GIGA):
-                        met(m, _COLLAPSED_1G, row)
-            elif inside and kind[row] == _REMOVE:
-                remove_range(m, first, n_pages[row])
-                met(m, _HOTPLUG_REMOVE, row)
-            elif inside and kind[row] == _ADD and ret[row] == 0:
-                met(m, _HOTPLUG_ADD, row)
-                got_code = add_range(m, first, n_pages[row], seen_level[row], seen_attrs[row])
-                if got_code < 0:
-                    return got_code
+            elif rare is not None:  # numba leaves the branch out, and what it calls uncompiled, where it is None
+                if inside and kind[row] == _COLLAPSE:
+                    if collapse_frame(m, first // FRAME):
+                        met(m, _COLLAPSED_2M, row)
+                        if ret[row] == 2 and collapse_giga(m, first // GIGA):
+                            met(m, _COLLAPSED_1G, row)
+                elif inside and kind[row] == _REMOVE:
+                    remove_range(m, first, n_pages[row])
+                    met(m, _HOTPLUG_REMOVE, row)
+                elif inside and kind[row] == _ADD and ret[row] == 0:
+                    met(m, _HOTPLUG_ADD, row)
+                    got_code = add_range(m, first, n_pages[row], seen_level[row], seen_attrs[row])
+                    if got_code < 0:
+                        return got_code
             told = (kind[row] == _CPA and (n_done[row] > 0 or ret[row] == 0)) or kind[row] == _COLLAPSE
             if predict and inside and told:
                 level, code = entry_at(m, first)

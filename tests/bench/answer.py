@@ -91,8 +91,8 @@ def duckdb_lifetimes(trace: Path) -> dict[str, Any]:
 
     files = str(trace / "pages-*.parquet")
     rows = duckdb.sql(
-        f"SELECT {DECADES} AS decade, count(*) FROM (SELECT event, lead(event) OVER w AS then, lead(ts_ns) OVER w - ts_ns AS life "
-        f"FROM read_parquet('{files}') WINDOW w AS (PARTITION BY pfn ORDER BY ts_ns)) WHERE event <> 1 AND then = 1 GROUP BY ALL"
+        f"SELECT {DECADES} AS decade, count(*) FROM (SELECT event, lead(event) OVER w AS following, lead(ts_ns) OVER w - ts_ns AS life "
+        f"FROM read_parquet('{files}') WINDOW w AS (PARTITION BY pfn ORDER BY ts_ns)) WHERE event <> 1 AND following = 1 GROUP BY ALL"
     ).fetchall()
     return {"freed": sum(row[-1] for row in rows)}
 
