@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from analyze.directmap import DirectMap, SplitLog, Window, new_log, raise_failure
 from analyze.entries import FRAME, GIGA
+from collect.errors import TraceError
 from collect.schema import Level, Pte
 from replay.placement import GONE, SYMBOLIC, Placement
 from replay.steps import MAX_MASKS
@@ -130,7 +131,11 @@ def walk(stream: Stream, placement: Placement) -> Walk:
         special, hostable, split_already, np.zeros(n_frames, np.bool_), tally, stream.grid_ns, curves,
         np.full((MAX_MASKS, KNOWN_CODES), -1, np.int32),
     )  # fmt: skip
-    raise_failure(status)
+    raise_failure(status, stream.trace.path)
+    try:
+        m.check_room()
+    except TraceError as error:
+        raise TraceError(f"{stream.trace.path}: {error}") from None
     hosted, sym = int(tally[HOSTED]), int(tally[SPLIT_SYM])
     real, live_real, live_sym = int(tally[SPLIT_REAL]), int(tally[LIVE_REAL]), int(tally[LIVE_SYM])
     giga = int(tally[GIGA_REAL])

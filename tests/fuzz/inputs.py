@@ -21,7 +21,7 @@ from tests.fuzz.answers import MOST_MEMORY, MOST_SECONDS, Finding, target
 from tests.fuzz.edits import Base, Draft, parse, written
 from tests.machine import write_trace
 
-__all__ = ["CORPUS", "FOCUS", "Runner", "first_inputs", "name_of", "scratch_of", "signature"]
+__all__ = ["CORPUS", "FOCUS", "Runner", "first_inputs", "killed", "name_of", "scratch_of", "signature"]
 
 CORPUS = Path(__file__).with_name("corpus")
 """A directory a target, an input a file; and `findings`, those that once led to something, by target."""
@@ -48,7 +48,7 @@ class Runner:
         at = scratch or scratch_of(os.getpid())
         self.directory = at / "trace"
         whole = write_trace(at / "base", 51, scale=0.02)
-        self.base = Base(_killed(whole, at / "killed") if name == "recovered" else whole)
+        self.base = Base(killed(whole, at / "killed") if name == "recovered" else whole)
 
     def draft(self) -> Draft:
         return Draft(self.base)
@@ -74,7 +74,7 @@ def scratch_of(pid: int) -> Path:
     return (shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())) / f"directmap-fuzz-{pid}"
 
 
-def _killed(whole: Path, directory: Path) -> Path:
+def killed(whole: Path, directory: Path) -> Path:
     """The journal and first segments of a recorder that was killed while it recorded what the trace `whole` holds."""
     trace = open_trace(whole)
     writer = TraceWriter(directory, {k: v for k, v in trace.manifest.items() if k != "tables"}, reserve_bytes=4096)
