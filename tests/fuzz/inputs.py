@@ -21,10 +21,23 @@ from tests.fuzz.answers import MOST_MEMORY, MOST_SECONDS, Finding, target
 from tests.fuzz.edits import Base, Draft, parse, written
 from tests.machine import write_trace
 
-__all__ = ["CORPUS", "FOCUS", "Runner", "first_inputs", "killed", "name_of", "scratch_of", "signature"]
+__all__ = [
+    "CORPUS",
+    "FINDINGS",
+    "FOCUS",
+    "Runner",
+    "first_inputs",
+    "kept",
+    "killed",
+    "name_of",
+    "scratch_of",
+    "signature",
+]
 
 CORPUS = Path(__file__).with_name("corpus")
-"""A directory a target, an input a file; and `findings`, those that once led to something, by target."""
+"""A file a target, an input a line."""
+FINDINGS = CORPUS / "findings.jsonl"
+"""Inputs that once led to something: {target, cause, input}."""
 
 _TABLES = ["cell"] * 8 + ["column"] * 2 + ["add"] * 4 + ["take"] * 2 + ["order", "raw"]
 _FILES = ["poke"] * 6 + ["cut"] * 2 + ["loose"] * 2 + ["pad", "swap", "gone", "kind", "extra", "schema", "claim"]
@@ -127,6 +140,14 @@ def first_inputs(name: str) -> list[bytes]:
         [["set", ["memory", "paging_levels"], 5]],
     ]
     return [json.dumps(edits).encode() for edits in inputs]
+
+
+def kept(name: str) -> list[bytes]:
+    """The corpus of a target in the repository, and what it once found."""
+    file = CORPUS / f"{name}.jsonl"
+    inputs = file.read_bytes().splitlines() if file.exists() else []
+    findings = [json.loads(line) for line in FINDINGS.read_text().splitlines()] if FINDINGS.exists() else []
+    return inputs + [finding["input"].encode() for finding in findings if finding["target"] == name]
 
 
 def name_of(data: bytes) -> str:
