@@ -23,6 +23,7 @@ EVENTS ?= 100
 ANALYZE_ROUNDS ?= 3
 FOLDER ?=
 ANALYZE_REPORT ?= $(if $(filter 100,$(EVENTS)),docs/analyze-speed.md)
+HOURS ?= 1
 COUNT_KERNELS ?= 5.10 6.1 6.12 7.2
 MOMENT_KERNELS ?= 5.10 6.1 6.12 7.2
 # MEMORY=8G CPUS=2 SEED=1 FLAVOUR=cloud-amd64 TIMEOUT=900 SCALE=0.3, and AGED=1, LA57=1 or FORCE=1 as switches.
@@ -32,7 +33,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect bench-analyze clean
+.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect bench-analyze clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -50,6 +51,13 @@ test: lint ## lint, then every test that needs neither root nor a guest
 
 test-kills: $(VENV)/.installed-test ## kill the real recorder 100 times (root, some five minutes)
 	DIRECTMAP_KILLS=100 $(BIN)/python -m pytest tests/unit/test_recording.py -k kills
+
+test-every-byte: $(VENV)/.installed-test ## cut every file of a small trace at every byte
+	DIRECTMAP_EVERY_BYTE=1 $(BIN)/python -m pytest tests/unit/test_hostile_traces.py -k any_byte
+
+fuzz: $(VENV)/.installed-test ## fuzz everything that reads a trace for HOURS= of CPU time (docs/fuzzing.md)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz run --hours $(HOURS)
 
 lint: $(VENV)/.installed-test ## ruff and mypy
 	$(BIN)/ruff check --quiet

@@ -20,6 +20,11 @@ __all__ = ["Changes", "load_changes"]
 MAX_TS = 1 << 62
 """Time stamps stay below this, so that they and their sums fit signed arithmetic: 146 years after boot."""
 
+MAX_WORK = 1 << 30
+"""Pages that all direct-map changes together ask for, and `WORK_EACH` more for each: at up to 7 ns a page, so long does it take
+to play them, and they are played a few times."""
+WORK_EACH = 256
+
 
 @dataclass
 class Changes:
@@ -107,6 +112,11 @@ def load_changes(trace: Trace) -> Changes:
     if bad is not None:
         raise TraceError(
             f"{where}: row {bad} changes {n_pages[bad]} pages from pfn {first[bad]}, memory ends at {end}; copy the trace anew"
+        )
+    asked = int(n_pages[direct].sum())
+    if asked > MAX_WORK + WORK_EACH * len(direct):
+        raise TraceError(
+            f"{where}: {asked} pages asked for in all, no recording comes near that; the trace is forged or damaged: copy it anew"
         )
     first[is_array] = flat[np.minimum(np.cumsum(lengths) - lengths, max(0, len(flat) - 1))[is_array]].astype(np.int64)
     exit_ns = columns["ts_ns"] + columns["duration_ns"]

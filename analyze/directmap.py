@@ -24,9 +24,11 @@ from analyze.entries import (
     GIGA,
     GIGA_SHIFT,
     MAX_ATTRS,
+    MAX_SLABS,
     N_SLABS,
     RODATA_END,
     RODATA_FIRST,
+    SLABS_FULL,
     SYMBOLIC,
     Entries,
     attr_code,
@@ -136,6 +138,7 @@ class DirectMap:
         met = load_runs(self.entries, *signed, codes[inverse.reshape(-1)] if len(values) else codes)
         if met != LOADED:
             raise TraceError(f"snapshot row {met}: {OVERLAP} (pfn {pfns[met]}); copy the trace anew")
+        self.check_room()
 
     def change(
         self,
@@ -165,6 +168,14 @@ class DirectMap:
         log = new_log(1)
         raise_failure(split_leaf(self.entries, log, 0, 0, pfn, level))
         return bool(log.n[0])
+
+    def check_room(self) -> None:
+        """Raises TraceError where more was split than a map holds; its state is wrong then."""
+        if self.entries.meta[SLABS_FULL]:
+            raise TraceError(
+                f"more than {MAX_SLABS >> 9} GB are in 4K entries, the most that is analyzed (in 1 GB of memory); "
+                "record on a smaller machine"
+            )
 
     @property
     def n_pages(self) -> int:
@@ -240,14 +251,14 @@ class DirectMap:
         return np.where(split & (code == 0), np.uint8(0), level), code
 
 
-def raise_failure(status: int) -> None:
-    """Turn the status of `change_range` into a TraceError."""
+def raise_failure(status: int, where: object = "changes") -> None:
+    """Turn the status of `change_range` into a TraceError that names `where`, a trace."""
     if status == ATTRS_OVERFLOW:
         raise TraceError(
-            f"changes: more than {MAX_ATTRS} different attribute words, no kernel does that; copy the trace anew"
+            f"{where}: table changes: more than {MAX_ATTRS} different attribute words, no kernel does that; copy the trace anew"
         )
     if status == LOG_FULL:
-        raise TraceError("changes: more splits than the memory has large pages; copy the trace anew")
+        raise TraceError(f"{where}: table changes: more splits than the memory has large pages; copy the trace anew")
 
 
 def _first(bad: npt.NDArray[np.bool_]) -> int | None:

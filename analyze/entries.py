@@ -22,6 +22,8 @@ __all__ = [
     "FRAME_SHIFT",
     "GIGA_SHIFT",
     "MAX_ATTRS",
+    "MAX_SLABS",
+    "SLABS_FULL",
     "Entries",
     "attr_code",
     "clear_frame",
@@ -44,6 +46,8 @@ GIGA = 1 << GIGA_SHIFT
 
 MAX_ATTRS = (1 << 16) - 1
 """Different attribute words that one map can hold; real maps hold a few dozen."""
+MAX_SLABS = 1 << 18
+"""2M frames in 4K entries that one map can hold, 512 GB: 256 MiB of memory, whatever a trace claims to have split."""
 ATTRS_FULL = -1
 """Returned instead of a code when `MAX_ATTRS` is reached."""
 
@@ -61,7 +65,7 @@ _KERNEL_4K = np.uint64(1 << 11)  # asm/pgtable_types.h: _PAGE_KERNEL_4K, an entr
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 
 # Cells of Entries.meta
-N_SLABS, N_ATTRS, SYMBOLIC, RODATA_FIRST, RODATA_END, N_FREE_SLABS, RULES = range(7)
+N_SLABS, N_ATTRS, SYMBOLIC, RODATA_FIRST, RODATA_END, N_FREE_SLABS, SLABS_FULL, RULES = range(8)
 META_CELLS = (
     RULES + 2 * N_COUNTED
 )  # from RULES on two for each Rule: changes that exercised it, row of the last one + 1
@@ -98,7 +102,7 @@ def new_entries(n_pages: int, n_symbolic: int, rodata: tuple[int, int]) -> Entri
         frame_level=np.zeros(n_frames, np.uint8),
         frame_code=np.zeros(n_frames, np.uint16),
         frame_slab=np.zeros(n_frames, np.int32),  # zeros take no memory until they are written
-        slabs=_reserve(n_frames * FRAME, np.uint16).reshape(n_frames, FRAME),
+        slabs=_reserve(min(n_frames, MAX_SLABS) * FRAME, np.uint16).reshape(-1, FRAME),
         free_slabs=_reserve(n_frames, np.int32),
         attrs=np.zeros(MAX_ATTRS + 1, np.uint64),
         codes=np.zeros(_HASH_SIZE, np.int32),
@@ -170,13 +174,16 @@ def _strips_rw(m: Entries, value: np.uint64, first: int, n_pages: int) -> bool:
 
 @kernel
 def open_slab(m: Entries, frame: int, code: int) -> None:
-    """Give a frame a table of 4K entries, all of `code`. Does not count."""
+    """Give a frame a table of 4K entries, all of `code`. Does not count. Sets `SLABS_FULL` where there are too many."""
     if m.meta[N_FREE_SLABS] > 0:
         m.meta[N_FREE_SLABS] -= 1
         slab = signed(m.free_slabs[m.meta[N_FREE_SLABS]])
-    else:
+    elif m.meta[N_SLABS] < m.slabs.shape[0]:
         slab = m.meta[N_SLABS]
         m.meta[N_SLABS] += 1
+    else:  # nothing is right from here on: whoever looks after the loop refuses the trace
+        m.meta[SLABS_FULL] = 1
+        slab = 0
     m.frame_slab[frame] = slab
     for i in range(FRAME):
         m.slabs[slab, i] = code

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from analyze.changes import MAX_WORK
 from analyze.directmap import DirectMap, Runs
 from analyze.entries import (
     FRAME,
@@ -34,6 +36,9 @@ from collect.trace import Trace
 
 __all__ = ["Reread", "add_range", "read_again", "remove_range"]
 
+MAX_READINGS = 1 << 14
+"""Of ranges where memory came or went: 2 TB in blocks of 128 MB, the smallest that the kernel adds."""
+
 K4, M2, G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 
 
@@ -49,8 +54,7 @@ class Reread:
     def put_into(self, state: DirectMap) -> None:
         """Make it the state of these pages, whatever that was. Raises TraceError for rows that overlap."""
         sizes = np.maximum(np.array(LEAF_PAGES, np.int64)[self.runs.level], 1)
-        for first, n in zip(self.runs.pfn.tolist(), (self.runs.n_leaves * sizes).tolist(), strict=True):
-            remove_range(state.entries, first, n)
+        _remove_ranges(state.entries, self.runs.pfn, self.runs.n_leaves * sizes)
         mapped = self.runs.level > 0
         try:
             pfn, level, n_leaves, attrs = self.runs
@@ -72,14 +76,19 @@ def read_again(trace: Trace, table: SnapshotTable) -> list[Reread]:
         bad = pfn + n * size > np.uint64(end)
     if bad.any():
         raise TraceError(f"{where}: row {int(bad.argmax())} does not fit memory; copy the trace anew")
-    ts = columns["ts_ns"][mine].astype(np.int64)
-    parts = []
-    for moment in np.unique(ts):
-        at = ts == moment
-        runs = Runs(
-            pfn[at].astype(np.int64), level[at].astype(np.uint8), n[at].astype(np.int64), columns["attrs"][mine][at]
+    ts, attrs = columns["ts_ns"][mine].astype(np.int64), columns["attrs"][mine]
+    order = np.argsort(ts, kind="stable")
+    cuts = np.flatnonzero(np.diff(ts[order])) + 1
+    n_pages = int((n * size).astype(np.float64).sum())
+    if len(cuts) >= MAX_READINGS or n_pages > MAX_WORK:
+        raise TraceError(
+            f"{where}: {len(cuts) + 1} readings of {n_pages} pages in all, no recording comes near that; "
+            "the trace is forged or damaged: copy it anew"
         )
-        parts.append(Reread(int(moment), runs, int((n[at] * size[at]).sum()), where))
+    parts = []
+    for at in np.split(order, cuts) if len(order) else []:
+        runs = Runs(pfn[at].astype(np.int64), level[at].astype(np.uint8), n[at].astype(np.int64), attrs[at])
+        parts.append(Reread(int(ts[at[0]]), runs, int((n[at] * size[at]).sum()), where))
     return parts
 
 
@@ -123,6 +132,12 @@ def add_range(m: Entries, pfn: int, n_pages: int, level: int, attrs: np.uint64) 
             m.counts[side, K4] += 1
         page += 1
     return 0
+
+
+@kernel
+def _remove_ranges(m: Entries, pfns: npt.NDArray[np.int64], n_pages: npt.NDArray[np.int64]) -> None:
+    for i in range(len(pfns)):
+        remove_range(m, pfns[i], n_pages[i])
 
 
 @kernel

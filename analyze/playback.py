@@ -248,6 +248,10 @@ class Playback:
                 counts = self.state.entries.counts[:1].copy()
                 self._notes.levels.append(LeafCounts(np.array([part.ts_ns]), counts))
         self._apply(place)
+        try:
+            self.state.check_room()
+        except TraceError as error:
+            raise TraceError(f"{self.course.trace.path}: {error}") from None
 
     def _apply(self, place: int) -> None:
         changes, observed = self.course.changes, self.course.observed
@@ -294,7 +298,7 @@ class Playback:
             leaves,
             1 if (changes.columns["kind"] != ChangeKind.CPA).any() else None,
         )
-        raise_failure(min(status, 0))
+        raise_failure(min(status, 0), self.course.trace.path)
         self.place = place
         if self._notes:
             self._notes.levels.append(LeafCounts(changes.exit_ns[altered[:status]], leaves[:status]))

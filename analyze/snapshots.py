@@ -25,6 +25,10 @@ __all__ = ["Snapshot", "SnapshotTable", "load_snapshot", "snapshots_between"]
 BETWEEN = (Moment.PERIODIC, Moment.REQUEST)
 """Moments of the snapshots that nothing is rebuilt from: they check the state between the two ends."""
 
+LEAST_ALLOWED, ROWS_EACH = 1000, 256
+"""So many snapshots, and one more for each so many rows: one of a real machine has hundreds at least, and each takes a
+pass over the map to check."""
+
 _LEAF_PAGES = np.array(LEAF_PAGES, np.int64)
 
 
@@ -82,6 +86,7 @@ def snapshots_between(trace: Trace) -> Iterator[tuple[int, Moment, Snapshot]]:
     Raises TraceError for rows that lie or are not in order.
     """
     rest, last = empty_table("snapshots"), -1
+    most = LEAST_ALLOWED + trace.n_rows("snapshots") // ROWS_EACH
     for part in trace.batches("snapshots", TABLES["snapshots"].names):
         _check(part, trace)
         mine = pc.and_(
@@ -95,6 +100,11 @@ def snapshots_between(trace: Trace) -> Iterator[tuple[int, Moment, Snapshot]]:
         begins = [0, *cuts.tolist()]
         # The last one may go on in the next part.
         for begin, end in itertools.pairwise(begins):
+            most -= 1
+            if most < 0:
+                raise TraceError(
+                    f"{trace.path}: table snapshots: too many for their rows; the trace is forged or damaged: copy it anew"
+                )
             yield (last := _in_order(trace, int(numbers[begin]), last)), *_one(trace, rows.slice(begin, end - begin))
         rest = rows.slice(begins[-1])
     if len(rest):

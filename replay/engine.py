@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from analyze.directmap import DirectMap, SplitLog, Window, new_log, raise_failure
 from analyze.entries import FRAME, GIGA
+from collect.errors import TraceError
 from collect.schema import Level, Pte
 from replay.books import (
     CANDIDATES,
@@ -143,7 +144,11 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
         curves,
         np.full((MAX_MASKS, KNOWN_CODES), -1, np.int32),
     )
-    raise_failure(status)
+    raise_failure(status, stream.trace.path)
+    try:
+        m.check_room()
+    except TraceError as error:
+        raise TraceError(f"{stream.trace.path}: {error}") from None
     if placement.merged_at_last:
         books.ignored_bits[0] = _MERGED_ANYWAY
         for frame in m.split_frames().tolist():

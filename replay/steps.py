@@ -38,8 +38,9 @@ COLLAPSE_GIGA = 4
 SPLIT_LEFT = 5
 """Or this: an entry that a call which failed had split before; `seen_level` is the Level that was split."""
 
-MAX_OWNED_PAGES = 1 << 29
-"""Pages looked up one by one; 4 GiB of them here, and hours of churn on a large machine."""
+MAX_OWNED_PAGES = 1 << 22
+"""Pages looked up one by one, and `OWNED_PAGES_EACH` more for each step: some 100 bytes of memory each while it is done."""
+OWNED_PAGES_EACH = 64
 
 MAX_MASKS = 256
 """Pairs of masks that are numbered; kernels use a dozen."""
@@ -168,7 +169,7 @@ def own(steps: Steps, requests: Requests) -> Steps:
     touched = np.searchsorted(frames, steps.pfn) < np.searchsorted(frames, steps.pfn + steps.n_pages)
     counts = np.where(touched & (steps.op == CHANGE), steps.n_pages, 0)
     first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    if first[-1] > MAX_OWNED_PAGES:
+    if first[-1] > MAX_OWNED_PAGES + OWNED_PAGES_EACH * len(steps):
         raise TraceError(
             f"changes: {first[-1]} pages changed in calls that touch requests, more than any recording of ours; "
             "the trace is forged or damaged: copy it anew"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from analyze.directmap import DirectMap, Runs
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.rules import Window
+from collect.errors import TraceError
 from collect.schema import Level, Pte
 from collect.trace import Trace
 from replay.calls import Calls, read_calls, text_pages
@@ -84,6 +85,14 @@ class Stream:
 
 def decode(trace: Trace, pressure: Pressure | None = None) -> Stream:
     """Decode a trace for any number of policies. Raises TraceError."""
+    try:
+        return _decoded(trace, pressure)
+    except TraceError as error:
+        known = str(trace.path) in str(error)
+        raise TraceError(str(error) if known else f"{trace.path}: {error}") from None
+
+
+def _decoded(trace: Trace, pressure: Pressure | None) -> Stream:
     rebuilt = rebuild(trace)
     steps = read_steps(rebuilt.changes, rebuilt.window, rebuilt.observed)
     start_ns = trace.manifest["ts_start_ns"]

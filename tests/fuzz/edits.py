@@ -229,7 +229,7 @@ class Draft:
         tables = self.manifest.get("tables") if isinstance(self.manifest, dict) else None
         for segments in tables.values() if isinstance(tables, dict) else ():
             for segment in segments if isinstance(segments, list) else ():
-                if isinstance(segment, dict) and segment.get("file") in self.files:
+                if isinstance(segment, dict) and str(segment.get("file")) in self.files:
                     segment["bytes"] = len(self.files[segment["file"]])
 
     # files

@@ -21,10 +21,23 @@ from tests.fuzz.answers import MOST_MEMORY, MOST_SECONDS, Finding, target
 from tests.fuzz.edits import Base, Draft, parse, written
 from tests.machine import write_trace
 
-__all__ = ["CORPUS", "FOCUS", "Runner", "first_inputs", "name_of", "scratch_of", "signature"]
+__all__ = [
+    "CORPUS",
+    "FINDINGS",
+    "FOCUS",
+    "Runner",
+    "first_inputs",
+    "kept",
+    "killed",
+    "name_of",
+    "scratch_of",
+    "signature",
+]
 
 CORPUS = Path(__file__).with_name("corpus")
-"""A directory a target, an input a file; and `findings`, those that once led to something, by target."""
+"""A file a target, an input a line."""
+FINDINGS = CORPUS / "findings.jsonl"
+"""Inputs that once led to something: {target, cause, input}."""
 
 _TABLES = ["cell"] * 8 + ["column"] * 2 + ["add"] * 4 + ["take"] * 2 + ["order", "raw"]
 _FILES = ["poke"] * 6 + ["cut"] * 2 + ["loose"] * 2 + ["pad", "swap", "gone", "kind", "extra", "schema", "claim"]
@@ -48,7 +61,7 @@ class Runner:
         at = scratch or scratch_of(os.getpid())
         self.directory = at / "trace"
         whole = write_trace(at / "base", 51, scale=0.02)
-        self.base = Base(_killed(whole, at / "killed") if name == "recovered" else whole)
+        self.base = Base(killed(whole, at / "killed") if name == "recovered" else whole)
 
     def draft(self) -> Draft:
         return Draft(self.base)
@@ -74,7 +87,7 @@ def scratch_of(pid: int) -> Path:
     return (shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())) / f"directmap-fuzz-{pid}"
 
 
-def _killed(whole: Path, directory: Path) -> Path:
+def killed(whole: Path, directory: Path) -> Path:
     """The journal and first segments of a recorder that was killed while it recorded what the trace `whole` holds."""
     trace = open_trace(whole)
     writer = TraceWriter(directory, {k: v for k, v in trace.manifest.items() if k != "tables"}, reserve_bytes=4096)
@@ -127,6 +140,14 @@ def first_inputs(name: str) -> list[bytes]:
         [["set", ["memory", "paging_levels"], 5]],
     ]
     return [json.dumps(edits).encode() for edits in inputs]
+
+
+def kept(name: str) -> list[bytes]:
+    """The corpus of a target in the repository, and what it once found."""
+    file = CORPUS / f"{name}.jsonl"
+    inputs = file.read_bytes().splitlines() if file.exists() else []
+    findings = [json.loads(line) for line in FINDINGS.read_text().splitlines()] if FINDINGS.exists() else []
+    return inputs + [finding["input"].encode() for finding in findings if finding["target"] == name]
 
 
 def name_of(data: bytes) -> str:

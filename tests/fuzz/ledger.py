@@ -36,6 +36,13 @@ class Ledger:
         """CPU time of a target so far."""
         return float(sum(line["cpu_s"] for line in self.lines if line["target"] == target))
 
+    def by_commit(self) -> dict[str, list[dict[str, Any]]]:
+        """The lines of each commit, in the order of the file."""
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for line in self.lines:
+            parts.setdefault(line["commit"], []).append(line)
+        return parts
+
     def table(self) -> str:
         """A table in Markdown: a row a target, and their sum."""
         rows: dict[str, list[Any]] = defaultdict(lambda: [0.0, 0, set()])

@@ -22,7 +22,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import atheris
 
 from tests.fuzz.answers import MOST_SECONDS
-from tests.fuzz.inputs import CORPUS, FOCUS, Runner, first_inputs, name_of, signature
+from tests.fuzz.inputs import FOCUS, Runner, first_inputs, kept, name_of, signature
 from tests.fuzz.mutate import Mutator
 
 MOST_RUNS = 20_000
@@ -37,7 +37,7 @@ def main(name: str, directory: Path, seconds: float, options: list[str]) -> None
     for data in first_inputs(name):
         runner_quietly(runner, data)  # compiles, imports
     instrument()
-    for data in first_inputs(name):
+    for data in [*first_inputs(name), *kept(name)]:
         (corpus / name_of(data)).write_bytes(data)
     state = {"runs": 0, "findings": {}}
     current = directory / "current"
@@ -73,8 +73,7 @@ def main(name: str, directory: Path, seconds: float, options: list[str]) -> None
         return 0
 
     mutator = Mutator(FOCUS[name], runner.draft())
-    folders = [str(corpus), *([str(CORPUS / name)] if (CORPUS / name).is_dir() else [])]
-    arguments = [sys.argv[0], *folders, "-max_len=4096", "-len_control=0", "-timeout=1000000", "-rss_limit_mb=0",
+    arguments = [sys.argv[0], str(corpus), "-max_len=4096", "-len_control=0", "-timeout=1000000", "-rss_limit_mb=0",
                  f"-artifact_prefix={directory}/", "-reload=0", "-print_final_stats=0", *options]  # fmt: skip
     atheris.Setup(arguments, one, custom_mutator=mutator, custom_crossover=mutator.cross)
     atheris.Fuzz()
