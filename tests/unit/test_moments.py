@@ -181,10 +181,10 @@ def test_they_are_read_one_at_a_time_however_the_segments_cut_them(source: Path,
     whole = [(number, moment, snapshot.map.counts()) for number, moment, snapshot in snapshots_between(trace)]
     table = trace.table("snapshots")
 
-    def parts(name: str, columns: object = None, **how: object) -> list[pa.Table]:
-        return [table.slice(at, 97) for at in range(0, len(table), 97)]
-
-    trace.parts = parts  # type: ignore[method-assign, assignment]
+    slices = [table.slice(at, 97) for at in range(0, len(table), 97)]
+    trace.batches = lambda name, columns, n_threads=2: (  # type: ignore[method-assign]
+        part.select(columns) for part in slices
+    )
     cut = [(number, moment, snapshot.map.counts()) for number, moment, snapshot in snapshots_between(trace)]
     assert cut == whole and len(whole) == BETWEEN
     kept = SnapshotTable(trace).columns["moment"]
@@ -194,9 +194,9 @@ def test_they_are_read_one_at_a_time_however_the_segments_cut_them(source: Path,
 def with_snapshots(source: Path, table: pa.Table) -> Trace:
     """The trace with these rows of snapshots, in an order that our writer would never leave."""
     trace = open_trace(source)
-    parts = trace.parts
-    trace.parts = lambda name, columns=None, **how: (  # type: ignore[method-assign]
-        iter([table]) if name == "snapshots" else parts(name, columns, **how)
+    batches = trace.batches
+    trace.batches = lambda name, columns, n_threads=2: (  # type: ignore[method-assign]
+        iter([table.select(columns)]) if name == "snapshots" else batches(name, columns, n_threads)
     )
     return trace
 
