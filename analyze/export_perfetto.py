@@ -18,8 +18,8 @@ from analyze.counter_series import CounterSeries
 from analyze.health import Health
 from analyze.health_words import verdict_text
 from analyze.nesting import nested_events
-from analyze.page import plain
 from analyze.perfetto import BEGIN, COUNTER, END, INSTANT, Events, Writer
+from analyze.plain_text import plain
 from collect.errors import HostError
 from collect.schema import LEAF_PAGES, Level, Moment
 

@@ -5,7 +5,6 @@ Everything that comes from a trace is text, and jinja2 escapes it; only pictures
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import jinja2
 from markupsafe import Markup
 
+from analyze.plain_text import plain
 from analyze.plots_style import CSS
 from collect import __version__
 
@@ -168,15 +168,6 @@ class TraceView:
     @property
     def answer(self) -> str:
         return f"{self.happened} {self.left}"
-
-
-def plain(text: str, longest: int = 200) -> str:
-    """Text from a trace, fit for a page, a file and a terminal: no control, format or private characters, not too long.
-
-    Among what goes are escape sequences of terminals and marks that turn the direction of writing.
-    """
-    kept = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text[: longest * 4])
-    return kept if len(kept) <= longest else kept[: longest - 1] + "…"
 
 
 def render(template: str, *, templates: Sequence[Path] = (), **context: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from analyze import who as who_module
 from analyze.analysis import Analysis
 from analyze.health import Health
-from analyze.page import plain
+from analyze.plain_text import plain
 from analyze.report_answer import answer, title
 from analyze.report_checks import attached_probes, limits, missing_probes
 from analyze.report_keepers import MAX_CAUSES, MAX_STEPS
