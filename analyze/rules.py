@@ -133,7 +133,7 @@ def _decide(
 ) -> tuple[int, np.uint64]:
     """What becomes of a large leaf, and its new attributes (sm: should_split_large_page, __should_split_large_page).
 
-    The order is the kernel's: forced; a leaf that breaks the static protections already (f61c5ba2885e, 4.20); nothing to
+    The order is the kernel's: forced; a leaf that breaks the static protections already (4.20); nothing to
     change, whatever the range; not covered; and no attempt to find out whether a conflict could be avoided (585948f4f695).
     """
     if force_split:
