@@ -40,6 +40,8 @@ FACTORS: dict[str, tuple[Any, ...]] = {
 }
 
 SCALE = 0.4
+SNAPSHOT_EVERY_S = 7
+"""Between them the state is held against the page tables too; in an emulated guest a reading takes a second or two."""
 """Of churn: enough to split frames in every cell, in a minute or two."""
 
 
@@ -68,6 +70,7 @@ class MachineCell:
         argv = [sys.executable, "-m", "tests.vm", "record", "--kernel", self.kernel, "--flavour", self.flavour]
         argv += ["--la57" if self.levels == 5 else "--no-la57", "--cpus", str(self.cpus)]
         argv += ["--memory", f"{self.gigabytes}G", "--timeout", f"{timeout:g}", "--seed", str(seed)]
+        argv += ["--recorder-args", f"--snapshot-every {SNAPSHOT_EVERY_S}"]
         return [*argv, "--load", "churn", "--load-args", f"--scale {scale:g}", "--force", "-o", str(target)]
 
 
@@ -145,6 +148,7 @@ def _verified(target: Path) -> dict[str, Any]:
         return {"why": f"verify left with status {done.returncode}: {done.stderr.strip()}"}
     said = json.loads(done.stdout)
     kept = {key: value for key, value in said.items() if key not in ("unexplained", "rule_mismatch_list")}
+    kept["between"] = {key: value for key, value in said["between"].items() if key != "list"}
     return {"verify": kept} if said["exact"] else {"verify": kept, "why": _not_exact(said)}
 
 
@@ -152,6 +156,7 @@ def _not_exact(said: dict[str, Any]) -> str:
     """Which of verify's checks failed, with their counts."""
     counts = ("level_mismatches", "attribute_mismatches", "rule_mismatches", "unfinished_calls")
     found = [f"{said[name]:,} {name.replace('_', ' ')}" for name in counts if said[name]]
+    found += [f"{said['between']['differ']:,} snapshots between differ"] if said["between"]["differ"] else []
     found += [f"{n:,} lost: {name}" for name, n in said["losses"].items()]
     if said["splits"]["agree"] is False:
         found.append("split counters disagree")

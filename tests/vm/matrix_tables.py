@@ -18,10 +18,12 @@ BEGIN, END = "<!-- kernels:begin -->", "<!-- kernels:end -->"
 Row = tuple[str, dict[str, Any], dict[str, Any] | None]
 """A cell's name, its factors, and what its JSON says (None: it was not run)."""
 
+_WRONG = ("level_mismatches", "attribute_mismatches")
+
 _HEAD = (
     "| kernel | paging | CPUs | memory | 1G entries at start | changes | 2M split | 1G split | counted | lost "
-    "| pages compared | wrong | exact |\n"
-    "|---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|---|"
+    "| pages compared | between | read again | wrong | left out: A/D, KFENCE | exact |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|---|"
 )
 
 
@@ -71,8 +73,10 @@ def kernels_page(rows: Sequence[Row], current: Callable[[dict[str, Any]], bool])
         *(_line(name, factors, told, current) for name, factors, told in rows),
         "",
         *(f"{note}\n" for note in notes),
-        "2M split, 1G split: entries that the rebuilt state says were split. counted: whether /proc/vmstat says the same. wrong: pages",
-        "whose level or attributes differ between the rebuilt state and the page tables at the end.",
+        "2M split, 1G split: entries that the rebuilt state says were split. counted: whether /proc/vmstat says the same. pages compared,",
+        "wrong: pages whose level or attributes differ between the rebuilt state and the page tables, at the end and at every snapshot",
+        "between (one every few seconds while the load ran; read again: 2M frames that changed while it was read). left out: pages at the",
+        "end that differ in accessed and dirty alone, and pages of KFENCE's pool, whose present bit is not compared.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -83,11 +87,11 @@ def _line(
     release = told.get("release") if told else None
     machine = f"| {release or name} | {factors['levels']}-level | {factors['cpus']} | {factors['gigabytes']} GB "
     if told is None:
-        return f"{machine}| | | | | | | | | not run |"
+        return f"{machine}{'| ' * 11}| not run |"
     found = told.get("verify")
     if found is None:
-        return f"{machine}| | | | | | | | | **no**: {told['why']} |"
-    splits = found["splits"]
+        return f"{machine}{'| ' * 11}| **no**: {told['why']} |"
+    splits, between, exceptions = found["splits"], found["between"], found["exceptions"]
     counted = {None: "none", True: "agrees", False: "**disagrees**"}[splits["agree"]]
     verdict = "yes" if told["good"] else f"**no**: {told['why']}"
     cells = (
@@ -97,8 +101,11 @@ def _line(
         f"{splits['found_1g']:,}" if told["start"]["1g"] else "-",
         counted,
         f"{found['lost_events']:,}",
-        f"{found['pages_compared']:,}",
-        f"{found['level_mismatches'] + found['attribute_mismatches']:,}",
+        f"{found['pages_compared'] + between['pages_compared']:,}",
+        f"{between['snapshots']:,}",
+        f"{between['frames_read_again'] or 0:,}",
+        f"{sum(part[what] for part in (found, between) for what in _WRONG):,}",
+        f"{exceptions['accessed_dirty_pages']:,}, {exceptions['kfence_pages']:,}",
         verdict + ("" if current(told["tool"]) else " †"),
     )
     return f"{machine}| {' | '.join(cells)} |"
@@ -107,14 +114,14 @@ def _line(
 def readme_table(rows: Sequence[Row]) -> str:
     """The short table: a line a kernel, every number the sum over its cells."""
     lines = [
-        "| kernel | recordings exact | paging | CPUs | memory | changes | 2M, 1G entries split | pages compared | wrong | lost |",
-        "|---|--:|---|---|---|--:|--:|--:|--:|--:|",
+        "| kernel | recordings exact | paging | CPUs | memory | changes | 2M, 1G entries split | snapshots between | pages compared | wrong | lost |",
+        "|---|--:|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for kernel in dict.fromkeys(factors["kernel"] for _, factors, _ in rows):
         mine = [(factors, told) for _, factors, told in rows if factors["kernel"] == kernel]
         ran = [(factors, told) for factors, told in mine if told is not None and "verify" in told]
         if not ran:
-            lines.append(f"| {kernel} | 0 of {len(mine)} | | | | | | | | |")
+            lines.append(f"| {kernel} | 0 of {len(mine)} {'| ' * 9}|")
             continue
         good = sum(told["good"] for _, told in ran)
         releases = sorted({re.sub(r"-(cloud-)?amd64$", "", told["release"]) for _, told in ran})
@@ -123,7 +130,7 @@ def readme_table(rows: Sequence[Row]) -> str:
         def total(*path: str, of: Sequence[tuple[Any, dict[str, Any]]] = ran) -> int:
             return sum(reduce(getitem, path, told["verify"]) for _, told in of)
 
-        wrong = total("level_mismatches") + total("attribute_mismatches")
+        wrong = sum(total(*where, what) for where in ((), ("between",)) for what in _WRONG)
         cells = (
             ", ".join(releases),
             f"{good} of {len(mine)}",
@@ -132,7 +139,8 @@ def readme_table(rows: Sequence[Row]) -> str:
             f"{values['gigabytes']} GB",
             f"{total('changes'):,}",
             f"{total('splits', 'found_2m'):,}, {total('splits', 'found_1g'):,}",
-            f"{total('pages_compared'):,}",
+            f"{total('between', 'snapshots'):,}",
+            f"{total('pages_compared') + total('between', 'pages_compared'):,}",
             f"{wrong:,}",
             f"{total('lost_events'):,}",
         )

@@ -22,7 +22,14 @@ NOT_RUN = MachineCell("7.2", 4, "amd64", 4, 12)
 def result(cell: MachineCell, **verify: Any) -> dict[str, Any]:
     """What a good cell's JSON holds."""
     splits = {"found_2m": 60, "found_1g": 2, "agree": True, "counted_2m": 60}
-    counts = {"level_mismatches": 0, "attribute_mismatches": 0, "lost_events": 0}
+    counts: dict[str, Any] = {"level_mismatches": 0, "attribute_mismatches": 0, "lost_events": 0}
+    counts["between"] = {
+        "snapshots": 3,
+        "pages_compared": 9,
+        "frames_read_again": 17,
+        **dict.fromkeys(list(counts)[:2], 0),
+    }
+    counts["exceptions"] = {"accessed_dirty_pages": 23, "kfence_pages": 512}
     return {
         "cell": asdict(cell),
         "tool": asdict(TOOL),
@@ -60,7 +67,10 @@ def test_the_checkout_names_its_own_trees() -> None:
 
 def test_the_page_has_a_row_for_every_cell_run_or_not() -> None:
     page = kernels_page([row(BIG, result(BIG)), row(NOT_RUN, None)], TOOL.same)
-    assert "| 6.1.0-9-amd64 | 5-level | 2 | 12 GB | 8 | 9,518 | 60 | 2 | agrees | 0 | 3,145,690 | 0 | yes |" in page
+    assert (
+        "| 6.1.0-9-amd64 | 5-level | 2 | 12 GB | 8 | 9,518 | 60 | 2 | agrees | 0 | 3,145,699 | 3 | 17 | 0 | 23, 512 | yes |"
+        in page
+    )
     assert lines_of(page, f"| {NOT_RUN.name} | 4-level | 4 | 12 GB |")[0].endswith("| not run |")
     assert "* tool: `0123456789ab`" in page and "* date: 2026-01-02\n" in page
     assert "†" not in page and "`-`" not in page
@@ -86,8 +96,22 @@ def test_a_failed_cell_is_in_both_tables_with_its_reason() -> None:
     page = kernels_page(rows, TOOL.same)
     assert "**no**: 1 lost: regions_programs_not_run |" in page and "**no**: no guest |" in page
     short = readme_table(rows)
-    assert "| 6.1.0-9 | 0 of 1 | 5 levels | 2 | 12 GB | 9,518 | 60, 2 | 3,145,690 | 0 | 1 |" in short
+    assert "| 6.1.0-9 | 0 of 1 | 5 levels | 2 | 12 GB | 9,518 | 60, 2 | 3 | 3,145,699 | 0 | 1 |" in short
     assert "| 5.10 | 0 of 1 |" in short
+
+
+def test_a_wrong_page_of_a_snapshot_between_is_wrong_in_both_tables() -> None:
+    told = result(BIG)
+    told["verify"]["between"]["attribute_mismatches"] = 2
+    assert "| 3 | 17 | 2 | 23, 512 |" in kernels_page([row(BIG, told)], TOOL.same)
+    assert "| 3 | 3,145,699 | 2 | 0 |" in readme_table([row(BIG, told)])
+
+
+def test_every_row_has_as_many_cells_as_the_head() -> None:
+    failed = {"good": False, "why": "no guest", "tool": asdict(TOOL), "date": "2026-01-02T03:04:05+00:00"}
+    rows = [row(BIG, result(BIG)), row(SMALL, failed), row(NOT_RUN, None)]
+    for page in (kernels_page(rows, TOOL.same), readme_table(rows)):
+        assert len({line.count("|") for line in lines_of(page, "|")}) == 1
 
 
 def test_a_result_of_an_older_tool_is_marked() -> None:
