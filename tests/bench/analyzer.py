@@ -146,7 +146,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         runs += [run(task, traces[name], warm, "warm") for _ in range(args.rounds + 1)][1:]
     return {
         "machine": machine.describe(),
-        "command": "make bench-analyze" + (f" EVENTS={args.events:g}" if args.events != 100 else ""),
+        "command": f"make bench-analyze EVENTS={args.events:g} ANALYZE_ROUNDS={args.rounds}",
+        "note": args.note,
         "versions": {name: version(name) for name in PACKAGES} | {"Python": sys.version.split()[0]},
         "bytes": sum(path.stat().st_size for path in traces["whole"].glob("pages-*.parquet")),
         "runs": [asdict(one) for one in runs],
@@ -256,6 +257,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="to record; default: %(default)g")
     parser.add_argument("--source", type=Path, metavar="DIR", help="a recording with --pages all, instead of a new one")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for the traces, which stay there")
+    parser.add_argument("--note", default="", help="a sentence for the result: what else the machine did meanwhile")
     parser.add_argument("--only-make", action="store_true", help="the traces, in --folder, to be timed another time")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="Markdown here, JSON beside it")
     args = parser.parse_args()
