@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collect.errors import HostError
@@ -272,6 +272,7 @@ def test_entries_of_all_levels_are_brought_into_one_form(entry: int, level: Leve
     assert found == attrs
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([Level.K4, Level.M2, Level.G1]),
     st.integers(0, (1 << 40) - 1),

@@ -8,7 +8,7 @@ import sys
 from itertools import combinations, product
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vm.cover import cells, cover, pairs
@@ -27,6 +27,7 @@ def systems(draw: st.DrawFn) -> tuple[dict[str, tuple[str, ...]], set[tuple[str,
     return factors, barred
 
 
+@settings(deadline=None)
 @given(systems())
 def test_every_pair_that_can_exist_is_covered_and_no_impossible_cell_is_chosen(
     system: tuple[dict[str, tuple[str, ...]], set[tuple[str, str]]],
