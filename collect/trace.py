@@ -30,6 +30,11 @@ MAX_SEGMENT_ROWS = 1 << 26
 MAX_GROUP_ROWS = 1 << 20
 """A row group of ours has a quarter of that; a larger one is not decoded at once."""
 
+LEAST_UNPACKED = 128 << 20
+UNPACKED_EACH = {"pages": 1 << 14, "snapshots": 1 << 10, "counters": 1 << 10}
+"""Bytes in memory for each byte of a file, at most: recordings have some 12, but for the tables that repeat themselves, which
+are read a part at a time."""
+
 MAX_SEGMENT_BYTES_PER_ROW = 1 << 14
 MIN_SEGMENT_BYTES_ALLOWED = 1 << 26
 
@@ -108,7 +113,22 @@ def open_trace(directory: Path | str) -> Trace:
     for name in TABLES:
         for segment in manifest["tables"][name]:
             _open_segment(path / segment["file"], name, segment).close()
+        _check_unpacked(path, name, manifest["tables"][name])
     return Trace(path, manifest)
+
+
+def _check_unpacked(path: Path, name: str, segments: Sequence[dict[str, Any]]) -> None:
+    """Refuse a table that takes far more memory than its files can vouch for: run lengths make millions of rows of a few bytes."""
+    rows, size = (sum(segment[key] for segment in segments) for key in ("rows", "bytes"))
+    unpacked = rows * sum(-(-_bits(field.type) // 8) for field in TABLES[name])
+    if unpacked > LEAST_UNPACKED + size * UNPACKED_EACH.get(name, 64):
+        raise TraceError(
+            f"{path}: table {name!r} claims {rows} rows in {size} bytes, no recording packs that tight; do not trust this trace"
+        )
+
+
+def _bits(kind: pa.DataType) -> int:
+    return int(kind.bit_width) if pa.types.is_integer(kind) else 64  # an offset and a little, of a list or text
 
 
 def _open_segment(path: Path, name: str, segment: dict[str, Any]) -> pq.ParquetFile:

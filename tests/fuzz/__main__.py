@@ -189,6 +189,7 @@ def main() -> int:
         from tests.fuzz.keep import keep
 
         keep(options.work.absolute(), options.target or list(TARGETS))
+        shutil.rmtree(scratch_of(os.getpid()), ignore_errors=True)
     else:
         print(Ledger(options.work / "log.jsonl").table())
     return 0

@@ -58,7 +58,7 @@ class Runner:
 
     def __init__(self, name: str, scratch: Path | None = None) -> None:
         self.name = name
-        at = scratch or scratch_of(os.getpid())
+        at = scratch or scratch_of(os.getpid()) / name
         self.directory = at / "trace"
         whole = write_trace(at / "base", 51, scale=0.02)
         self.base = Base(killed(whole, at / "killed") if name == "recovered" else whole)

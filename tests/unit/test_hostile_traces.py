@@ -203,6 +203,18 @@ def test_more_work_than_any_recording_is_refused_before_it_is_done(base: Base, t
     assert time.process_time() - began < 5
 
 
+def test_rows_by_the_million_in_a_few_bytes_are_refused_unread(base: Base, tmp_path: Path) -> None:
+    directory = edited(base, tmp_path / "t")
+    path = directory / "changes-00000.parquet"
+    row = base.tables["changes"].slice(100, 1)
+    pq.write_table(row.take([0] * 1_200_000), path, compression="zstd")
+    manifest = json.loads((directory / MANIFEST).read_text())
+    manifest["tables"]["changes"] = [{"file": path.name, "rows": 1_200_000, "bytes": path.stat().st_size}]
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+    assert path.stat().st_size < 1 << 17
+    assert "no recording packs that tight" in refused(lambda: open_trace(directory))
+
+
 def test_a_map_that_is_split_beyond_what_memory_holds_is_refused(base: Base, tmp_path: Path) -> None:
     terabyte = (1 << 28) - (4 << 18)
     directory = edited(
