@@ -141,7 +141,7 @@ def _other(
         if status < 0:
             return status
     symbolic = m.meta[_SYMBOLIC_CELL] >> _FRAME_SHIFT
-    resync(m, log, n_logged, first, last, signed(_NOBODY), symbolic, books)
+    resync(m, log, n_logged, first, last, _NOBODY, symbolic, books)
     count_splits(log, n_logged, symbolic, books)
     return 0
 
@@ -161,13 +161,12 @@ def _sample(until: int, at: int, grid_ns: Int64, curves: Int64, tally: Int64) ->
 @kernel
 def _act(m: Entries, log: SplitLog, window: Window, acts: ActColumns, act: int, books: Books) -> int:
     """One act of the policy, in its pieces. 0, or the status of a failure."""
-    ts, piece, row = acts.ts_ns[act], acts.step_pages[act], signed(-1)
-    never = piece < 0
+    ts, piece = acts.ts_ns[act], acts.step_pages[act]
     for i in range(0, acts.n_pages[act], piece):
         n = min(piece, acts.n_pages[act] - i)
         status = _apply(
-            m, log, window, row, ts, ts, acts.place[act] + i, n, n, acts.mask_set[act], acts.mask_clr[act],
-            never, never, signed(acts.user[act]), books,
+            m, log, window, -1, ts, ts, acts.place[act] + i, n, n, acts.mask_set[act], acts.mask_clr[act],
+            False, False, signed(acts.user[act]), books,
         )  # fmt: skip
         if status < 0:
             return status
@@ -185,15 +184,15 @@ def _carry(
         return _apply(
             m, log, window, steps.row[s], steps.entry_ns[s], steps.exit_ns[s], steps.pfn[s], steps.n_pages[s],
             steps.n_done[s], steps.mask_set[s], steps.mask_clr[s], steps.force_split[s], steps.has_pgd[s],
-            signed(_NOBODY), books,
+            _NOBODY, books,
         )  # fmt: skip
-    start, length, who = signed(0), signed(0), signed(_NOBODY)
+    start, length, who = 0, 0, _NOBODY
     for i in range(steps.n_pages[s] + 1):
-        place, user = signed(_GONE), signed(_NOBODY)
+        place, user = _GONE, _NOBODY
         if i < steps.n_pages[s]:
             owned = steps.page_owned[first + i]
             place = dest[owned] if owned >= 0 else steps.pfn[s] + i
-            user = signed(page_user[owned]) if owned >= 0 else signed(_NOBODY)
+            user = signed(page_user[owned]) if owned >= 0 else _NOBODY
         if length > 0 and place == start + length and i < steps.n_pages[s]:
             length += 1
             continue
@@ -205,7 +204,7 @@ def _carry(
             )  # fmt: skip
             if status < 0:
                 return status
-        start, length, who = place, signed(1 if place >= 0 else 0), user
+        start, length, who = place, 1 if place >= 0 else 0, user
     return 0
 
 
@@ -223,7 +222,7 @@ def walk_steps(
     rodata_first, rodata_end = m.meta[_RODATA_FIRST_CELL], m.meta[_RODATA_END_CELL]
     special, split_now, tally = books.special, books.split_now, books.tally
     merging = tally[MERGING] != 0
-    act, at, status, n_quick = signed(0), signed(0), signed(0), signed(0)
+    act, at, status, n_quick = 0, 0, 0, 0
     for s in range(len(steps.op) + 1):
         while act < len(acts.at) and acts.at[act] <= s:
             at = _sample(acts.ts_ns[act], at, grid_ns, curves, tally)
@@ -233,7 +232,7 @@ def walk_steps(
             act += 1
         if s == len(steps.op):
             break
-        slab, code, cell = np.int64(-1), np.int64(0), np.int64(0)
+        slab, code, cell, frame = np.int64(-1), np.int64(0), np.int64(0), np.int64(0)
         mask = steps.mask_id[s]
         if mask >= 0:
             place = steps.pfn[s]
@@ -268,6 +267,8 @@ def walk_steps(
                             keep_peak(tally)
                             if merging:
                                 settle(m, books, frame, symbolic)
+                    elif merging and special[frame] == 0:
+                        settle(m, books, frame, symbolic)
                     continue
         at = _sample(steps.exit_ns[s], at, grid_ns, curves, tally)
         if steps.op[s] != _CHANGE:
@@ -277,7 +278,7 @@ def walk_steps(
             )  # fmt: skip
         else:
             status = _carry(m, log, window, steps, s, dest, page_user, books)
-            if status >= 0 and 0 < code < known.shape[1]:
+            if status >= 0 and 0 < code < known.shape[1] and split_now[frame]:  # merged, it has others' attributes
                 known[mask, code] = m.slabs[slab, cell]
         if status < 0:
             return status
