@@ -32,8 +32,11 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 	$(if $(SCALE),--load-args '--scale $(SCALE)') \
 	$(if $(filter 1,$(AGED)),--aged) $(if $(filter 1,$(LA57)),--la57) $(if $(filter 1,$(FORCE)),--force)
 
+# Events that `make bench-replay` repeats a sample to.
+REPLAY_EVENTS ?= 10000000
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect bench-analyze clean
+.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -87,6 +90,9 @@ bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf a
 bench-analyze: $(VENV)/.installed-test ## measure how fast the analyzer answers (root, to record; EVENTS=, ANALYZE_ROUNDS=, FOLDER=)
 	@$(BIN)/python -m tests.bench.analyzer --events $(EVENTS) --rounds $(ANALYZE_ROUNDS) \
 		$(if $(FOLDER),--folder $(FOLDER)) $(if $(ANALYZE_REPORT),-o $(ANALYZE_REPORT))
+
+bench-replay: $(VENV)/.installed ## measure how fast policies are replayed, beside libCacheSim (REPLAY_EVENTS=)
+	@$(BIN)/python -m tests.bench.replayer --events $(REPLAY_EVENTS)
 
 test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 secret pages on four kernels; count them
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(COUNT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_counted.py

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analyze.jit import kernel, signed
+from analyze.jit import kernel
 from replay.placement import Host
 
 __all__ = ["PoolRun", "run_pools"]
@@ -154,10 +154,10 @@ def _page(
     if block < 0:
         if available - counters[_HELD] < 1:
             counters[_N_FAILED] += 1
-            return signed(-1)
+            return -1
         if counters[_N_BLOCKS] >= blocks.shape[1] or counters[_N_FLIPS] + 1 >= flips.shape[1]:
             counters[_OVERFLOW] = 1
-            return signed(-1)
+            return -1
         if counters[_N_SPARE] > 0:
             counters[_N_SPARE] -= 1
             block = blocks[_SPARE, counters[_N_SPARE]]
@@ -168,7 +168,7 @@ def _page(
         for i in range(512):
             stacks[block, i] = 511 - i
         _link(block, pool, blocks, heads)
-        _flip(event, block, signed(1), flags, flips, counters, blocks)
+        _flip(event, block, 1, flags, flips, counters, blocks)
     blocks[_N_FREE, block] -= 1
     page = block * 512 + stacks[block, blocks[_N_FREE, block]]
     if blocks[_N_FREE, block] == 0:
@@ -200,7 +200,7 @@ def _release(
                 counters[_OVERFLOW] = 1
                 return
             _unlink(block, pool, blocks, heads)
-            _flip(event, block, signed(0), flags, flips, counters, blocks)
+            _flip(event, block, 0, flags, flips, counters, blocks)
             n_pages -= 512
         block = after
 
@@ -219,7 +219,7 @@ def _serve(
             request = subject[event]
             p = pool[request]
             start, end = first[request], first[request + 1]
-            failed_at = signed(-1)
+            failed_at = -1
             if op[event] == _ALLOC:
                 for i in range(start, end):
                     dest[i] = _page(event, p, available[event], flags, flips, counters, blocks, stacks, heads)
@@ -239,7 +239,7 @@ def _serve(
                         if failed_at >= 0:
                             dest[i] = -1
                 if flags[0] != 0 and in_use[p] == 0:
-                    _release(event, p, signed(1 << 60), flags, flips, counters, blocks, heads)
+                    _release(event, p, 1 << 60, flags, flips, counters, blocks, heads)
         if counters[_OVERFLOW]:
             return
         idle[event] = counters[_IDLE]

@@ -12,9 +12,6 @@ reaches 512, recursively. Frames that the kernel maps by 4K entries on purpose (
 which that RFC was criticised for not doing.
 """
 
-# Numbers written out are passed to other compiled functions through `signed`: for each that is not, numba would compile
-# the function called a second time, for that number alone.
-
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -24,7 +21,7 @@ import numpy.typing as npt
 
 from analyze.directmap import Entries, SplitLog
 from analyze.entries import FRAME, FRAME_SHIFT, collapse_frame, collapse_giga
-from analyze.jit import kernel, signed
+from analyze.jit import kernel
 from collect.schema import Level, Pte
 from replay.placement import NOBODY
 
@@ -64,6 +61,7 @@ Bools = npt.NDArray[np.bool_]
 
 _ORDINARY = np.uint64(int(Pte.P | Pte.RW))
 _ZERO = np.uint64(0)
+_KERNEL_4K = np.uint64(1 << 11)  # asm/pgtable_types.h: _PAGE_KERNEL_4K, an entry that is 4K on purpose (6.15)
 _K4, _M2, _G1 = int(Level.K4), int(Level.M2), int(Level.G1)
 _FRAME, _FRAME_SHIFT = FRAME, FRAME_SHIFT
 
@@ -171,11 +169,11 @@ def resync(
     """Bring the books on frames `first` to `last` in line with the map, whatever happened to them."""
     for frame in range(first, last + 1):
         if is_split(m, frame):
-            total = n_special(m, frame << _FRAME_SHIFT, signed(_FRAME))
+            total = n_special(m, frame << _FRAME_SHIFT, _FRAME)
             if books.split_now[frame]:
                 recount(books, frame, total - books.special[frame], symbolic)
             else:
-                counts = n_logged < 0  # no: a hole that was filled by 4K entries is no split
+                counts = False  # a hole that was filled by 4K entries is no split
                 for i in range(n_logged, log.n[0]):
                     counts = counts or (log.level[i] == _M2 and log.pfn[i] >> _FRAME_SHIFT == frame)
                 after_split(books, frame, total, counts, who, symbolic)
@@ -222,21 +220,30 @@ def settle(m: Entries, books: Books, frame: int, symbolic: int) -> None:
     cared = ~books.ignored_bits[0]
     slab = m.frame_slab[frame]
     first = m.slabs[slab, 0]
-    if first == 0:
+    if first == 0 or m.attrs[first] & _KERNEL_4K != _ZERO:
         return
     for i in range(1, _FRAME):
         code = m.slabs[slab, i]
         if code != first and (code == 0 or (m.attrs[code] ^ m.attrs[first]) & cared != _ZERO):
             return
-    collapse_frame(m, frame)
+    for i in range(1, _FRAME):
+        m.slabs[slab, i] = first  # what is ignored must not differ for the kernel's own rule either
+    if not collapse_frame(m, frame):
+        return
     _unsplit(books, frame, symbolic)
     books.tally[MERGED_SYM if frame >= symbolic else MERGED_REAL] += 1
-    if frame >= symbolic:  # nobody knows its neighbours
-        return
-    giga = frame >> 9
-    attrs = m.attrs[m.frame_code[frame]]
-    for other in range(giga << 9, (giga + 1) << 9):
-        if m.frame_level[other] != _M2 or (m.attrs[m.frame_code[other]] ^ attrs) & cared != _ZERO:
+    if frame < symbolic:  # of a block nobody knows the neighbours
+        _settle_giga(m, books, frame >> 9, m.attrs[m.frame_code[frame]])
+
+
+@kernel
+def _settle_giga(m: Entries, books: Books, giga: int, attrs: np.uint64) -> None:
+    """Merge a 1G range whose 512 frames are mapped by 2M entries like `attrs`."""
+    cared = ~books.ignored_bits[0]
+    for frame in range(giga << 9, (giga + 1) << 9):
+        if m.frame_level[frame] != _M2 or (m.attrs[m.frame_code[frame]] ^ attrs) & cared != _ZERO:
             return
+    for frame in range((giga << 9) + 1, (giga + 1) << 9):
+        m.frame_code[frame] = m.frame_code[giga << 9]
     if collapse_giga(m, giga):
         books.tally[MERGED_1G] += 1

@@ -46,7 +46,7 @@ from replay.books import (
     new_books,
     settle,
 )
-from replay.placement import GONE, SYMBOLIC, Placement
+from replay.placement import GONE, SYMBOLIC, Acts, Placement
 from replay.steps import MAX_MASKS
 from replay.stream import Stream
 from replay.walk import ActColumns, StepColumns, walk_steps
@@ -61,6 +61,9 @@ _OPEN = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
 
 KNOWN_CODES = 1024
 """Attribute codes for which the walk remembers what a change makes of them; real maps hold a few dozen."""
+
+MAX_ACT_MASKS = 16
+"""Pairs of masks of acts that are numbered, behind those of steps; policies use a handful."""
 
 CURVES = ("split_lo", "split_hi", "live_lo", "live_hi")
 
@@ -137,12 +140,13 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
         ActColumns(
             at=np.searchsorted(steps.exit_ns, acts.ts_ns, side="left"),
             place=_real(acts.place, m),
-            **{name: getattr(acts, name) for name in ActColumns._fields if name not in ("at", "place")},
+            mask_id=_act_masks(acts),
+            **{name: getattr(acts, name) for name in ActColumns._fields if name not in ("at", "place", "mask_id")},
         ),
         books,
         stream.grid_ns,
         curves,
-        np.full((MAX_MASKS, KNOWN_CODES), -1, np.int32),
+        np.full((MAX_MASKS + MAX_ACT_MASKS, KNOWN_CODES), -1, np.int32),
     )
     raise_failure(status, stream.trace.path)
     try:
@@ -199,6 +203,18 @@ def _summed_up(
         by_user=books.by_user,
         curves=np.minimum(curves, most),
     )
+
+
+def _act_masks(acts: Acts) -> npt.NDArray[np.int16]:
+    """A number for each pair of masks, from `MAX_MASKS` on, -1 where there are too many."""
+    ids = np.full(len(acts), -1, np.int16)
+    for number in range(MAX_ACT_MASKS):
+        left = ids < 0
+        if not left.any():
+            break
+        one = int(left.argmax())
+        ids[left & (acts.mask_set == acts.mask_set[one]) & (acts.mask_clr == acts.mask_clr[one])] = MAX_MASKS + number
+    return ids
 
 
 def _real(place: Int64, m: DirectMap) -> Int64:

@@ -67,7 +67,11 @@ def _whole(requests: Requests, chosen: Bools, shown: Bools, part: Placement) -> 
     blocks_gone = bool(np.any(served & (requests.life == Life.AREA)))
     is_block = requests.kind == RegionKind.ROX_BLOCK
     gone = chosen & (requests.life == Life.CACHE) & np.where(is_block, blocks_gone, packs_gone)
-    part = replace(part, dest=np.where(gone[requests.owner()], GONE, dest), swallowed=swallowed | gone, state=state)
+    if gone.any():
+        dest, swallowed = np.where(gone[requests.owner()], GONE, dest), swallowed | gone
+    part = replace(part, dest=dest, swallowed=swallowed, state=state)
+    if not packs_gone and not blocks_gone:
+        return part
     own = chosen & ~part.swallowed
     lives = _lives(requests, own & packs_gone, own & blocks_gone, part)
     return part if not len(lives) else replace(part, acts=Acts.joined(part.acts, lives))

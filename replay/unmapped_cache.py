@@ -123,6 +123,7 @@ def run_cache(
     ns = np.concatenate((event_ns, host.pressure_ns)).astype(np.int64)
     in_order = np.argsort(ns, kind="stable")
     subject, op, ns = subject[in_order], op[in_order], ns[in_order]
+    row = np.maximum(np.searchsorted(host.free_ns, ns, side="right") - 1, 0 if len(host.free_ns) else -1)
     ladder = np.zeros(N_ORDERS, np.bool_)
     ladder[list(rules.orders)] = True
     flags = np.array([rules.merge, rules.descending, rules.clear_bit, rules.hopeful], np.int64)
@@ -138,7 +139,7 @@ def run_cache(
         heads = np.full(N_ORDERS, _NIL, np.int32)
         blocks = np.zeros((3, capacity), np.int64)  # bit, pages out, spare whole blocks
         _serve(
-            subject, op, ns, first, order, host.free_ns, host.free_blocks, ladder, flags,
+            subject, op, row, first, order, host.free_blocks, ladder, flags,
             dest, idle, refills, releases, counters, heads, links, chunk_order, blocks,
         )  # fmt: skip
         if not counters[_OVERFLOW]:
@@ -206,7 +207,7 @@ def _take(order: int, heads: Int32, links: Int32, chunk_order: Int8) -> int:
                 k -= 1
                 _push(page + (1 << k), k, heads, links, chunk_order)
             return page
-    return signed(-1)
+    return -1
 
 
 @kernel
@@ -214,7 +215,7 @@ def _insert(page: int, order: int, merge: bool, heads: Int32, links: Int32, chun
     """Put a chunk back, merged with its buddy as often as that is free and of the same order; or as single pages."""
     if not merge:
         for i in range((1 << order) - 1, -1, -1):
-            _push(page + i, signed(0), heads, links, chunk_order)
+            _push(page + i, 0, heads, links, chunk_order)
         return
     while order < 9:
         buddy = page ^ (1 << order)
@@ -227,17 +228,15 @@ def _insert(page: int, order: int, merge: bool, heads: Int32, links: Int32, chun
 
 
 @kernel
-def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks: Int64, ladder: Bools) -> int:
-    """Order that the page allocator gives: the highest tried that the last count of free blocks has; -1 if none.
+def _refill_order(order: int, row: int, taken: int, free_blocks: Int64, ladder: Bools) -> int:
+    """Order that the page allocator gives: the highest tried that a count of free blocks has (`row` -1: any); -1 if none.
 
     What the cache holds is subtracted: the recorded kernel never gave it away.
     """
-    counted = len(free_ns) > 0
-    row = max(int(np.searchsorted(free_ns, now, side="right")) - 1, 0) if counted else 0
     for k in range(10, order - 1, -1):
         if not ladder[k]:
             continue
-        if not counted:
+        if row < 0:
             return k
         pages = 0
         for j in range(k, 11):
@@ -249,18 +248,18 @@ def _refill_order(order: int, now: int, taken: int, free_ns: Int64, free_blocks:
 
 @kernel
 def _alloc(
-    order: int, event: int, now: int, free_ns: Int64, free_blocks: Int64, ladder: Bools, flags: Int64,
+    order: int, event: int, row: int, free_blocks: Int64, ladder: Bools, flags: Int64,
     refills: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: Int8, blocks: Int64,
 ) -> int:  # fmt: skip
     page = _take(order, heads, links, chunk_order)
     if page < 0:
-        got = _refill_order(order, now, counters[_TAKEN], free_ns, free_blocks, ladder)
+        got = _refill_order(order, row, counters[_TAKEN], free_blocks, ladder)
         if got < 0:
             counters[_N_FAILED_REFILLS] += 1
-            return signed(-1)
+            return -1
         if counters[_N_REFILLS] >= refills.shape[1]:
             counters[_OVERFLOW] = 1
-            return signed(-1)
+            return -1
         if got == 9 and counters[_N_SPARE] > 0:
             counters[_N_SPARE] -= 1
             block = blocks[2, counters[_N_SPARE]]
@@ -280,7 +279,7 @@ def _alloc(
         _insert(block * 512, joined, flags[_MERGE] != 0, heads, links, chunk_order)
         page = _take(order, heads, links, chunk_order)
         if page < 0:  # a cache of single pages is asked for a block
-            return signed(-1)
+            return -1
     counters[_IDLE] -= 1 << order
     return page
 
@@ -303,10 +302,10 @@ def _give(
 ) -> None:
     """A page was freed: into the cache if the bit of its block is set, else to the page allocator."""
     if blocks[0, page >> 9] != 0:
-        _insert(page, signed(0), flags[_MERGE] != 0, heads, links, chunk_order)
+        _insert(page, 0, flags[_MERGE] != 0, heads, links, chunk_order)
         counters[_IDLE] += 1
     else:
-        _leave(page, signed(0), flags, counters, blocks)
+        _leave(page, 0, flags, counters, blocks)
 
 
 @kernel
@@ -349,7 +348,7 @@ def _shrink(
 
 @kernel
 def _serve(
-    subject: Int64, op: UInt8, ns: Int64, first: Int64, order: UInt8, free_ns: Int64, free_blocks: Int64, ladder: Bools,
+    subject: Int64, op: UInt8, row: Int64, first: Int64, order: UInt8, free_blocks: Int64, ladder: Bools,
     flags: Int64, dest: Int64, idle: Int64, refills: Int64, releases: Int64, counters: Int64, heads: Int32, links: Int32,
     chunk_order: Int8, blocks: Int64,
 ) -> None:  # fmt: skip
@@ -370,9 +369,9 @@ def _serve(
             i = start
             failed = False
             while i < end and not failed:
-                k = signed(9 if order[request] == 9 and end - i >= 512 else 0)
+                k = 9 if order[request] == 9 and end - i >= 512 else 0
                 page = _alloc(
-                    k, event, ns[event], free_ns, free_blocks, ladder, flags, refills, counters, heads, links,
+                    k, event, row[event], free_blocks, ladder, flags, refills, counters, heads, links,
                     chunk_order, blocks,
                 )  # fmt: skip
                 if counters[_OVERFLOW]:

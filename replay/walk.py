@@ -72,7 +72,7 @@ class StepColumns(NamedTuple):
 
 
 class ActColumns(NamedTuple):
-    """`replay.placement.Acts`; `at`: the step before which each comes."""
+    """`replay.placement.Acts`; `at`: the step before which each comes; `mask_id`: as that of steps, with numbers of its own."""
 
     at: Int64
     ts_ns: Int64
@@ -82,6 +82,7 @@ class ActColumns(NamedTuple):
     mask_set: UInt64
     mask_clr: UInt64
     user: npt.NDArray[np.uint8]
+    mask_id: npt.NDArray[np.int16]
 
 
 @kernel
@@ -141,7 +142,7 @@ def _other(
         if status < 0:
             return status
     symbolic = m.meta[_SYMBOLIC_CELL] >> _FRAME_SHIFT
-    resync(m, log, n_logged, first, last, signed(_NOBODY), symbolic, books)
+    resync(m, log, n_logged, first, last, _NOBODY, symbolic, books)
     count_splits(log, n_logged, symbolic, books)
     return 0
 
@@ -159,22 +160,6 @@ def _sample(until: int, at: int, grid_ns: Int64, curves: Int64, tally: Int64) ->
 
 
 @kernel
-def _act(m: Entries, log: SplitLog, window: Window, acts: ActColumns, act: int, books: Books) -> int:
-    """One act of the policy, in its pieces. 0, or the status of a failure."""
-    ts, piece, row = acts.ts_ns[act], acts.step_pages[act], signed(-1)
-    never = piece < 0
-    for i in range(0, acts.n_pages[act], piece):
-        n = min(piece, acts.n_pages[act] - i)
-        status = _apply(
-            m, log, window, row, ts, ts, acts.place[act] + i, n, n, acts.mask_set[act], acts.mask_clr[act],
-            never, never, signed(acts.user[act]), books,
-        )  # fmt: skip
-        if status < 0:
-            return status
-    return 0
-
-
-@kernel
 def _carry(
     m: Entries, log: SplitLog, window: Window, steps: StepColumns, s: int, dest: Int64,
     page_user: npt.NDArray[np.uint8], books: Books,
@@ -185,15 +170,15 @@ def _carry(
         return _apply(
             m, log, window, steps.row[s], steps.entry_ns[s], steps.exit_ns[s], steps.pfn[s], steps.n_pages[s],
             steps.n_done[s], steps.mask_set[s], steps.mask_clr[s], steps.force_split[s], steps.has_pgd[s],
-            signed(_NOBODY), books,
+            _NOBODY, books,
         )  # fmt: skip
-    start, length, who = signed(0), signed(0), signed(_NOBODY)
+    start, length, who = 0, 0, _NOBODY
     for i in range(steps.n_pages[s] + 1):
-        place, user = signed(_GONE), signed(_NOBODY)
+        place, user = _GONE, _NOBODY
         if i < steps.n_pages[s]:
             owned = steps.page_owned[first + i]
             place = dest[owned] if owned >= 0 else steps.pfn[s] + i
-            user = signed(page_user[owned]) if owned >= 0 else signed(_NOBODY)
+            user = signed(page_user[owned]) if owned >= 0 else _NOBODY
         if length > 0 and place == start + length and i < steps.n_pages[s]:
             length += 1
             continue
@@ -205,7 +190,7 @@ def _carry(
             )  # fmt: skip
             if status < 0:
                 return status
-        start, length, who = place, signed(1 if place >= 0 else 0), user
+        start, length, who = place, 1 if place >= 0 else 0, user
     return 0
 
 
@@ -216,71 +201,85 @@ def walk_steps(
 ) -> int:  # fmt: skip
     """All steps and acts in order; see `replay.engine.walk`. 0, or the status of a failure.
 
-    Most steps change one page of a frame that is split already. For those, `known[mask_id, code]` remembers what the
-    rules made of an attribute code before (-1: not yet), so that the rules are asked once for each pair.
+    Most of them change one page of a frame that is split already. For those, `known[mask_id, code]` remembers what the
+    rules made of an attribute code before (-1: not yet), so that the rules are asked once for each pair. This part stands
+    here as a whole: a call for each change, with all these arrays, takes four times as long as the change.
     """
     symbolic = m.meta[_SYMBOLIC_CELL] >> _FRAME_SHIFT
     rodata_first, rodata_end = m.meta[_RODATA_FIRST_CELL], m.meta[_RODATA_END_CELL]
     special, split_now, tally = books.special, books.split_now, books.tally
     merging = tally[MERGING] != 0
-    act, at, status, n_quick = signed(0), signed(0), signed(0), signed(0)
-    for s in range(len(steps.op) + 1):
-        while act < len(acts.at) and acts.at[act] <= s:
-            at = _sample(acts.ts_ns[act], at, grid_ns, curves, tally)
-            status = _act(m, log, window, acts, act, books)
-            if status < 0:
-                return status
-            act += 1
-        if s == len(steps.op):
-            break
-        slab, code, cell = np.int64(-1), np.int64(0), np.int64(0)
-        mask = steps.mask_id[s]
-        if mask >= 0:
-            place = steps.pfn[s]
+    at, status, n_quick = 0, 0, 0
+    next_step, next_act, nth_page = 0, 0, 0
+    while True:
+        s, act, n, place = next_step, -1, 1, 0
+        if next_act < len(acts.at) and acts.at[next_act] <= next_step:
+            act = next_act
+            n = min(acts.step_pages[act], acts.n_pages[act] - nth_page)
+            place, mask = acts.place[act] + nth_page, signed(acts.mask_id[act])
+            entry_ns, exit_ns = acts.ts_ns[act], acts.ts_ns[act]
+            nth_page += n
+            if nth_page >= acts.n_pages[act]:
+                next_act, nth_page = next_act + 1, 0
+            if n != 1:
+                mask = -1
+        elif s < len(steps.op):
+            next_step += 1
+            place, mask = steps.pfn[s], signed(steps.mask_id[s])
+            entry_ns, exit_ns = steps.entry_ns[s], steps.exit_ns[s]
             first = steps.page_first[s]
-            if steps.page_first[s + 1] > first and steps.page_owned[first] >= 0:
+            if mask >= 0 and steps.page_first[s + 1] > first and steps.page_owned[first] >= 0:
                 place = dest[steps.page_owned[first]]
                 if place < 0:
                     continue
-            frame = place >> _FRAME_SHIFT
-            if split_now[frame] and not rodata_first <= place < rodata_end:
-                slab = np.int64(m.frame_slab[frame])
-                cell = place & (_FRAME - 1)
-                code = np.int64(m.slabs[slab, cell])
-                new = code
-                if code >= known.shape[1]:
-                    new = np.int64(-1)
-                elif code > 0 and steps.exit_ns[s] > window.lo[frame] and steps.entry_ns[s] < window.hi[frame]:
-                    new = np.int64(known[mask, code])
-                if new >= 0:
-                    n_quick += 1
-                    if new != code:
-                        m.slabs[slab, cell] = new
-                        is_special = m.attrs[new] & _ORDINARY != _ORDINARY
-                        delta = 0
-                        if is_special != (m.attrs[code] & _ORDINARY != _ORDINARY):
-                            delta = 1 if is_special else -1
-                        if special[frame] > 0 and special[frame] + delta > 0:
-                            special[frame] += delta  # it was live, and still is
-                        else:
-                            at = _sample(steps.exit_ns[s], at, grid_ns, curves, tally)
-                            recount(books, frame, delta, symbolic)
-                            keep_peak(tally)
-                            if merging:
-                                settle(m, books, frame, symbolic)
-                    continue
-        at = _sample(steps.exit_ns[s], at, grid_ns, curves, tally)
-        if steps.op[s] != _CHANGE:
+        else:
+            break
+        slab, code, cell, frame = -1, 0, 0, place >> _FRAME_SHIFT
+        if mask >= 0 and split_now[frame] and not rodata_first <= place < rodata_end:
+            slab = signed(m.frame_slab[frame])
+            cell = place & (_FRAME - 1)
+            code = signed(m.slabs[slab, cell])
+            new = code
+            if code >= known.shape[1]:
+                new = -1
+            elif code > 0 and exit_ns > window.lo[frame] and entry_ns < window.hi[frame]:
+                new = signed(known[mask, code])
+            if new >= 0:
+                n_quick += 1
+                if new != code:
+                    m.slabs[slab, cell] = new
+                    is_special = m.attrs[new] & _ORDINARY != _ORDINARY
+                    delta = 0
+                    if is_special != (m.attrs[code] & _ORDINARY != _ORDINARY):
+                        delta = 1 if is_special else -1
+                    if special[frame] > 0 and special[frame] + delta > 0:
+                        special[frame] += delta  # it was live, and still is
+                    else:
+                        at = _sample(exit_ns, at, grid_ns, curves, tally)
+                        recount(books, frame, delta, symbolic)
+                        keep_peak(tally)
+                        if merging:
+                            settle(m, books, frame, symbolic)
+                elif merging and special[frame] == 0:
+                    settle(m, books, frame, symbolic)
+                continue
+        at = _sample(exit_ns, at, grid_ns, curves, tally)
+        if act >= 0:
+            status = _apply(
+                m, log, window, -1, entry_ns, exit_ns, place, n, n, acts.mask_set[act], acts.mask_clr[act],
+                False, False, signed(acts.user[act]), books,
+            )  # fmt: skip
+        elif steps.op[s] != _CHANGE:
             status = _other(
-                m, log, steps.row[s], steps.exit_ns[s], steps.op[s], steps.pfn[s], steps.n_pages[s],
+                m, log, steps.row[s], exit_ns, steps.op[s], steps.pfn[s], steps.n_pages[s],
                 steps.seen_level[s], steps.seen_attrs[s], books,
             )  # fmt: skip
         else:
             status = _carry(m, log, window, steps, s, dest, page_user, books)
-            if status >= 0 and 0 < code < known.shape[1]:
-                known[mask, code] = m.slabs[slab, cell]
         if status < 0:
             return status
+        if 0 < code < known.shape[1] and split_now[frame]:  # merged, it has one page's attributes for all
+            known[mask, code] = m.slabs[slab, cell]
     tally[STEPS] += n_quick
     _sample(np.iinfo(np.int64).max, at, grid_ns, curves, tally)
     return 0

@@ -142,6 +142,7 @@ class PlainWalk:
         cared = {int(word) & ~self.ignored for word in attrs}
         if 0 in attrs or len(cared) != 1:
             return
+        m.slabs[m.frame_slab[frame]] = m.slabs[m.frame_slab[frame], 0]  # one entry has the first one's flags
         assert collapse_frame(m, frame)
         symbolic = frame * 512 >= self.map.first_symbolic
         self.n_merges[symbolic] += 1
@@ -150,6 +151,7 @@ class PlainWalk:
         around = np.arange(frame >> 9 << 9, (frame >> 9) + 1 << 9)
         words = {int(word) & ~self.ignored for word in self.map.attrs_of(around * 512)}
         if (m.frame_level[around] == Level.M2).all() and len(words) == 1:
+            m.frame_code[around] = m.frame_code[around[0]]
             assert collapse_giga(m, frame >> 9)
             self.n_merges[0] += 1
 
