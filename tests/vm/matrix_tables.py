@@ -20,6 +20,9 @@ Row = tuple[str, dict[str, Any], dict[str, Any] | None]
 
 _WRONG = ("level_mismatches", "attribute_mismatches")
 
+_NONE_BETWEEN = dict.fromkeys(("snapshots", "pages_compared", "frames_read_again", *_WRONG), 0)
+"""Of a recording made before snapshots were taken while the load runs."""
+
 _HEAD = (
     "| kernel | paging | CPUs | memory | 1G entries at start | changes | 2M split | 1G split | counted | lost "
     "| pages compared | between | read again | wrong | left out: A/D, KFENCE | exact |\n"
@@ -91,7 +94,7 @@ def _line(
     found = told.get("verify")
     if found is None:
         return f"{machine}{'| ' * 11}| **no**: {told['why']} |"
-    splits, between, exceptions = found["splits"], found["between"], found["exceptions"]
+    splits, between, exceptions = found["splits"], found.get("between", _NONE_BETWEEN), found["exceptions"]
     counted = {None: "none", True: "agrees", False: "**disagrees**"}[splits["agree"]]
     verdict = "yes" if told["good"] else f"**no**: {told['why']}"
     cells = (
@@ -128,7 +131,7 @@ def readme_table(rows: Sequence[Row]) -> str:
         values = {name: ", ".join(map(str, sorted({factors[name] for factors, _ in ran}))) for name in mine[0][0]}
 
         def total(*path: str, of: Sequence[tuple[Any, dict[str, Any]]] = ran) -> int:
-            return sum(reduce(getitem, path, told["verify"]) for _, told in of)
+            return sum(reduce(getitem, path, {"between": _NONE_BETWEEN} | told["verify"]) for _, told in of)
 
         wrong = sum(total(*where, what) for where in ((), ("between",)) for what in _WRONG)
         cells = (
