@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,6 +26,7 @@ from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from collect.recovery import recover
 from collect.schema import FORMAT_VERSION, TABLES
+from collect.segments import JOURNAL_TABLES, read_cut_stream
 from collect.trace import open_trace
 from tests.fuzz.edits import Base, Draft, written
 from tests.fuzz.inputs import killed
@@ -113,8 +115,13 @@ def test_a_journal_cut_at_any_byte_is_recovered_up_to_there_or_refused(source: P
     for other in (pristine / "journal").glob("*.arrows"):
         if other.name != path.name:
             other.unlink()
+    read = []
+    for size in [*cuts(len(content), 100), len(content)]:
+        batches = read_cut_stream(pa.BufferReader(content[:size]), JOURNAL_TABLES[part])
+        read.append(sum(batch.num_rows for batch in batches))
+    assert read == sorted(read) and read[0] == 0 < read[-1]
     rows = []
-    for size in [*cuts(len(content), 16), len(content)]:
+    for size in [*range(0, len(content), len(content) // 16), len(content) - 1, len(content)]:
         directory = tmp_path / "t"
         shutil.copytree(pristine, directory)
         (directory / "journal" / path.name).write_bytes(content[:size])
