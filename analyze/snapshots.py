@@ -94,13 +94,7 @@ class SnapshotTable:
     """
 
     def __init__(self, trace: Trace) -> None:
-        names = TABLES["snapshots"].names
-        self._parts: list[dict[str, pa.Array]] = []
-        for part in trace.batches("snapshots", names):
-            kept = _kept(part, trace).combine_chunks()
-            if len(kept):
-                columns = {name: kept[name].chunk(0) for name in names}
-                self._parts.append({name: _packed(name, column) for name, column in columns.items()})
+        self._parts = list(_packed_parts(trace))
         give_back()
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -124,6 +118,14 @@ class SnapshotTable:
         number = max(wanted) if moment == Moment.END else min(wanted)
         of_it = [(part, here & (n == number)) for n, (part, here) in zip(numbers, found, strict=True)]
         return {name: np.concatenate([_plain(part, name)[here] for part, here in of_it]) for name in names}
+
+
+def _packed_parts(trace: Trace) -> Iterator[dict[str, pa.Array]]:
+    names = TABLES["snapshots"].names
+    for part in trace.batches("snapshots", names):
+        kept = _kept(part, trace).combine_chunks()
+        if len(kept):
+            yield {name: _packed(name, kept[name].chunk(0)) for name in names}
 
 
 def _packed(name: str, column: pa.Array) -> pa.Array:
