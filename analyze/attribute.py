@@ -8,6 +8,7 @@ frees it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +42,9 @@ class Attribution:
         splits: `Rebuild.splits` and user (name), comm, pid, tgid, stack_id, name, for_comm and for_tgid (the process that
             asked for the region behind it, where a kworker or another process made the change; else the same),
             region_id, region_kind (0 and "" where none is known).
-        special, frames: pages that keep frames split at the end, and those frames (`analyze.keepers.keepers`).
-        makers: what `keepers` needs to say the same of another moment.
+        makers: what `keepers` needs to say of any moment who keeps frames split.
         stacks: the stacks of the trace.
+        rebuilt: what it was told from.
     """
 
     change_user: npt.NDArray[np.uint8]
@@ -51,10 +52,23 @@ class Attribution:
     change_stack: npt.NDArray[np.uint32]
     change_name: npt.NDArray[np.object_]
     splits: pd.DataFrame
-    special: pd.DataFrame
-    frames: pd.DataFrame
     makers: Makers
     stacks: Stacks
+    rebuilt: Rebuild
+
+    @property
+    def special(self) -> pd.DataFrame:
+        """Pages that keep frames split at the end (`analyze.keepers.keepers`); looked for when first asked for."""
+        return self._kept[0]
+
+    @property
+    def frames(self) -> pd.DataFrame:
+        """Those frames."""
+        return self._kept[1]
+
+    @cached_property
+    def _kept(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return keepers(self.rebuilt, self.makers)
 
     def stack_frames(self, stack_id: int) -> list[str]:
         """Frames of a stack, innermost first."""
@@ -84,17 +98,15 @@ def attribute(trace: Trace, rebuilt: Rebuild) -> Attribution:
     if isinstance(recorder, int):
         user[columns["tgid"] == recorder] = User.COLLECTOR
     makers = Makers(user, name, stack, owners, _texts(trace))
-    special, frames = keepers(rebuilt, makers)
     return Attribution(
         change_user=user,
         change_root=root,
         change_stack=stack,
         change_name=name,
         splits=_splits(rebuilt, makers, region),
-        special=special,
-        frames=frames,
         makers=makers,
         stacks=stacks,
+        rebuilt=rebuilt,
     )
 
 

@@ -63,6 +63,10 @@ larger: 64 TB with 4 levels of page tables, 4 PB with 5 (arch/x86/include/asm/sp
 TOO_LARGE = f" lies past {MAX_TB} TB, the most that is analyzed (in 1 GB of memory); record on a smaller machine"
 
 _LEAF_PAGES = np.array(LEAF_PAGES, np.int64)
+
+_LOADED_AT_ONCE = 1 << 16
+"""Rows of a snapshot: what checking them takes beside the map stays small."""
+
 Ints = npt.NDArray[np.int64] | npt.NDArray[np.uint64] | Sequence[int]
 
 
@@ -114,10 +118,23 @@ class DirectMap:
 
     def load(self, pfn: Ints, level: Ints | npt.NDArray[np.uint8], n_leaves: Ints, attrs: Ints) -> None:
         """Fill holes with the rows of a snapshot. Raises TraceError for rows that cannot be of this map."""
-        pfns, levels, counts, words = (np.asarray(column, np.uint64) for column in (pfn, level, n_leaves, attrs))
+        columns = [np.asarray(column) for column in (pfn, level, n_leaves, attrs)]
+        for first in range(0, len(columns[0]), _LOADED_AT_ONCE):
+            self._load(first, *(column[first : first + _LOADED_AT_ONCE].astype(np.uint64) for column in columns))
+        self.check_room()
+
+    def _load(
+        self,
+        row: int,
+        pfns: npt.NDArray[np.uint64],
+        levels: npt.NDArray[np.uint64],
+        counts: npt.NDArray[np.uint64],
+        words: npt.NDArray[np.uint64],
+    ) -> None:
+        """Rows from `row` on."""
         bad = _first(~np.isin(levels, (Level.K4, Level.M2, Level.G1)))
         if bad is not None:
-            raise TraceError(f"snapshot row {bad}: level {levels[bad]} is none of 1, 2, 3; copy the trace anew")
+            raise TraceError(f"snapshot row {row + bad}: level {levels[bad]} is none of 1, 2, 3; copy the trace anew")
         size = _LEAF_PAGES.astype(np.uint64)[levels]
         end = np.uint64(self.first_symbolic)
         bad = _first(
@@ -125,20 +142,19 @@ class DirectMap:
         )
         if bad is not None:
             raise TraceError(
-                f"snapshot row {bad}: {counts[bad]} leaves of level {levels[bad]} from pfn {pfns[bad]} do not fit memory "
-                f"of {self.max_pfn} pages; copy the trace anew"
+                f"snapshot row {row + bad}: {counts[bad]} leaves of level {levels[bad]} from pfn {pfns[bad]} do not fit "
+                f"memory of {self.max_pfn} pages; copy the trace anew"
             )
         values, inverse = np.unique(words, return_inverse=True)
-        codes = np.array([attr_code(self.entries, value) for value in values[: MAX_ATTRS + 1]], np.int64)
-        if len(values) > MAX_ATTRS or (codes < 0).any():
+        codes = np.array([attr_code(self.entries, value) for value in values], np.int64)
+        if (codes < 0).any():
             raise TraceError(
                 f"snapshot: more than {MAX_ATTRS} different attribute words, no kernel does that; copy the trace anew"
             )
         signed = (pfns.astype(np.int64), levels.astype(np.uint8), counts.astype(np.int64))
-        met = load_runs(self.entries, *signed, codes[inverse.reshape(-1)] if len(values) else codes)
+        met = load_runs(self.entries, *signed, codes[inverse.reshape(-1)])
         if met != LOADED:
-            raise TraceError(f"snapshot row {met}: {OVERLAP} (pfn {pfns[met]}); copy the trace anew")
-        self.check_room()
+            raise TraceError(f"snapshot row {row + met}: {OVERLAP} (pfn {pfns[met]}); copy the trace anew")
 
     def change(
         self,

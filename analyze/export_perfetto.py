@@ -105,7 +105,8 @@ def _splits(analysis: Analysis, writer: Writer, top: int) -> None:
 
 def _snapshots(analysis: Analysis, writer: Writer, top: int) -> None:
     """A slice for each, from its first to its last reading of a page table."""
-    columns = analysis.rebuilt.snapshots.columns
+    names_used = ("snapshot", "moment", "ts_ns", "ts_end_ns")
+    columns = {name: analysis.rebuilt.snapshots.column(name) for name in names_used}
     if not len(columns["snapshot"]):
         return
     numbers, first = np.unique(columns["snapshot"], return_index=True)

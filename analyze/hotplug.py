@@ -65,18 +65,19 @@ class Reread:
 
 def read_again(trace: Trace, table: SnapshotTable) -> list[Reread]:
     """Every reading of a range where memory came or went, in order of time. Raises TraceError for rows outside memory."""
-    columns = table.columns
-    mine = (columns["moment"] == Moment.HOTPLUG) & (columns["space"] == Space.DIRECT_MAP)
+    mine = (table.column("moment") == Moment.HOTPLUG) & (table.column("space") == Space.DIRECT_MAP)
+    if not mine.any():
+        return []
     where = f"{trace.path}: snapshot HOTPLUG"
     end = -(-trace.manifest["memory"]["max_pfn"] // GIGA) * GIGA
-    pfn, level, n = (columns[name][mine] for name in ("pfn", "level", "n_leaves"))
+    pfn, level, n = (table.column(name)[mine] for name in ("pfn", "level", "n_leaves"))
     bad = (level > max(Level)) | (pfn >= end) | (n > end)
     if not bad.any():
         size = np.maximum(np.array(LEAF_PAGES, np.uint64)[level], np.uint64(1))
         bad = pfn + n * size > np.uint64(end)
     if bad.any():
         raise TraceError(f"{where}: row {int(bad.argmax())} does not fit memory; copy the trace anew")
-    ts, attrs = columns["ts_ns"][mine].astype(np.int64), columns["attrs"][mine]
+    ts, attrs = table.column("ts_ns")[mine].astype(np.int64), table.column("attrs")[mine]
     order = np.argsort(ts, kind="stable")
     cuts = np.flatnonzero(np.diff(ts[order])) + 1
     n_pages = int((n * size).astype(np.float64).sum())

@@ -80,7 +80,8 @@ def check_moments(
     counted = changes.direct & (changes.n_pages > 0)
     changes_until = np.concatenate(([0], np.cumsum(counted[changes.order])))
     entries_until = np.concatenate(([0], np.cumsum(n_changed[changes.order])))
-    playback, running = Playback(course), Running(course)
+    running = Running(course)
+    playback: Playback | None = None  # a map of its own, which a trace without such snapshots does without
     place, found, last = course.place_at(course.start.ts_last), [], course.start.ts_last
     for number, moment, snapshot in snapshots_between(course.trace):
         if snapshot.ts_first < last:
@@ -88,8 +89,10 @@ def check_moments(
                 f"{course.trace.path}: snapshot {number} ({moment.name}) was read before the one before it; copy anew"
             )
         last = int(snapshot.read_to.min())
+        playback = playback or Playback(course)
         rebuilt = playback.as_read(snapshot)
-        undecided = _leave_out_moving(course, running, snapshot, rebuilt)
+        read = snapshot.take()
+        undecided = _leave_out_moving(course, running, snapshot, read, rebuilt)
         here = course.place_at(snapshot.ts_last)
         again, rounds = told.get(number, (None, None))
         found.append(
@@ -98,7 +101,7 @@ def check_moments(
                 moment=moment,
                 ts_ns=snapshot.ts_first,
                 ts_end_ns=snapshot.ts_last,
-                difference=compare(rebuilt, snapshot.map, kfence_pool),
+                difference=compare(rebuilt, read, kfence_pool),
                 undecided=undecided,
                 changes=int(changes_until[here] - changes_until[place]),
                 entries=int(entries_until[here] - entries_until[place]),
@@ -107,7 +110,7 @@ def check_moments(
             )
         )
         place = here
-        del snapshot, rebuilt  # before the next one is made: on a big host each takes a quarter of a gigabyte
+        del snapshot, read, rebuilt  # before the next one is made: on a big host each takes a quarter of a gigabyte
     return found
 
 
@@ -151,7 +154,7 @@ class Running:
         return rows[self._course.changes.direct[rows] & ran]
 
 
-def _leave_out_moving(course: Course, running: Running, snapshot: Snapshot, rebuilt: DirectMap) -> int:
+def _leave_out_moving(course: Course, running: Running, snapshot: Snapshot, read: DirectMap, rebuilt: DirectMap) -> int:
     """Make holes, on both sides, of the frames that a change ran on while they were read; how many.
 
     The recorder reads those again until there are none, or gives up (collect.snapshot): only then one is found here.
@@ -176,12 +179,12 @@ def _leave_out_moving(course: Course, running: Running, snapshot: Snapshot, rebu
     # A 1G entry that came apart meanwhile changed the level of all its frames.
     gigas = np.unique(np.flatnonzero(moving) // _FRAMES)
     for giga in gigas.tolist():
-        if G1 in (rebuilt.entries.giga_level[giga], snapshot.map.entries.giga_level[giga]):
+        if G1 in (rebuilt.entries.giga_level[giga], read.entries.giga_level[giga]):
             moving[giga * _FRAMES : (giga + 1) * _FRAMES] = True
     frames = np.flatnonzero(moving)
     for frame in frames.tolist():
         remove_range(rebuilt.entries, frame * FRAME, FRAME)
-        remove_range(snapshot.map.entries, frame * FRAME, FRAME)
+        remove_range(read.entries, frame * FRAME, FRAME)
     return len(frames)
 
 

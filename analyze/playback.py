@@ -91,7 +91,7 @@ class Course:
     """Of a trace, all that its map is played from.
 
     Attributes:
-        start: the START snapshot. Its `map` is the state there; nobody changes it.
+        start: the START snapshot. Its `map` is the state there.
         observed: splits that the probe saw; those of calls that failed halfway are played, too.
         reread: readings of ranges where memory came or went, in order of time.
         effect_ns: when each change took effect, in that order (`Changes.order`).
@@ -122,12 +122,12 @@ class Course:
     @cached_property
     def log_capacity(self) -> int:
         """Room for every split that there can be: each large page once, and again each time that it is put back."""
-        changes, state = self.changes, self.start.map
+        changes, n_pages = self.changes, len(self.start.read_from) * FRAME
         back = (changes.columns["kind"] != ChangeKind.CPA) & changes.direct
         pages = int(np.maximum(changes.n_pages[back], GIGA).sum()) if back.any() else 0
         filled = changes.columns["has_pgd"].any() * 2  # holes that a change fills with large leaves
         read = sum(part.n_pages for part in self.reread) // FRAME * 2
-        return (state.n_pages * (1 + int(filled)) + min(pages, 1 << 34)) // FRAME * 2 + read
+        return (n_pages * (1 + int(filled)) + min(pages, 1 << 34)) // FRAME * 2 + read
 
     @cached_property
     def seen_level(self) -> npt.NDArray[np.uint8]:
@@ -197,7 +197,7 @@ class Playback:
         n_reread: int = 0,
     ) -> None:
         self.course = course
-        self.state = state or course.start.map.copy()
+        self.state = state or course.start.take()
         self.place = place
         self.n_reread = n_reread
         self._window = window or Window(course.start.read_from, _never(len(course.start.read_from)))

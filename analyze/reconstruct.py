@@ -27,7 +27,7 @@ class Rebuild:
     Attributes:
         trace, changes: what was read.
         start: the START snapshot. Its `map` is the state there.
-        end: the END snapshot, or None (a recovered trace may lack it). Never used in rebuilding.
+        end: the END snapshot, or None (a recovered trace may lack it). But for its times never used in rebuilding.
         final: the rebuilt state; each 2M frame as of the time when the END snapshot read it.
         window: those times, per 2M frame.
         splits: one row per split in order of effect: row (of changes), ts_ns, pfn (of the leaf), page (that caused
@@ -56,10 +56,12 @@ def rebuild(trace: Trace) -> Rebuild:
     """Rebuild a trace. Raises TraceError where it cannot be read, lacks the start snapshot or holds forged numbers."""
     course = load_course(trace)
     start = course.start
+    at_start = LeafCounts(np.array([start.ts_first]), start.map.entries.counts[:1].copy())
     end = load_snapshot(trace, course.snapshots, Moment.END)
+    if end is not None:
+        end.let_go()  # only its times are needed here
     hi = end.read_to if end is not None else np.full(len(start.read_from), np.iinfo(np.int64).max)
     window = Window(start.read_from, hi)
-    at_start = LeafCounts(np.array([start.ts_first]), start.map.entries.counts[:1].copy())
     notes = Notes(new_log(course.log_capacity), Prediction.empty(len(course.changes)), [at_start])
     playback = Playback(course, window=window, notes=notes)
     playback.to_end()

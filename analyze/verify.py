@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analyze.compare import Difference, compare
 from analyze.counter_check import SplitCount, check_counters
-from analyze.directmap import FRAME, DirectMap
+from analyze.directmap import FRAME
 from analyze.losses import ARRAY_PAGES, Doubt, lost_for
 from analyze.mismatch_words import Told
 from analyze.moments import MomentCheck, check_moments
@@ -19,7 +20,7 @@ from analyze.reconstruct import Rebuild, rebuild
 from analyze.rule_check import rule_mismatches
 from analyze.rule_count import count_rules
 from analyze.rule_names import Rule
-from analyze.snapshots import load_snapshot
+from analyze.snapshots import load_map
 from analyze.stacks import Stacks
 from collect.schema import ChangeKind, Level, Moment
 from collect.trace import Trace
@@ -249,22 +250,26 @@ def verify(trace: Trace, rebuilt: Rebuild | None = None) -> Verification:
 
 
 def _around(trace: Trace, rebuilt: Rebuild) -> dict[str, dict[Level, int]]:
+    """One map after the other, since of a big host four do not fit in memory: their frames' levels are enough."""
     around = {}
-    before = load_snapshot(trace, rebuilt.snapshots, Moment.BEFORE_ATTACH)
-    if before is not None:
-        around["before_start"] = splits_between(before.map, rebuilt.start.map)
-    after = load_snapshot(trace, rebuilt.snapshots, Moment.AFTER_DETACH)
-    if after is not None and rebuilt.end is not None:
-        around["after_end"] = splits_between(rebuilt.end.map, after.map)
+    for when, moment, mine in (
+        ("before_start", Moment.BEFORE_ATTACH, rebuilt.start),
+        ("after_end", Moment.AFTER_DETACH, rebuilt.end),
+    ):
+        found = load_map(trace, rebuilt.snapshots, moment)
+        if found is not None and mine is not None:
+            theirs = found.frame_levels()
+            del found
+            ours = mine.map.frame_levels()
+            around[when] = splits_between(*((theirs, ours) if mine is rebuilt.start else (ours, theirs)))
     return around
 
 
-def splits_between(a: DirectMap, b: DirectMap) -> dict[Level, int]:
-    """Leaves of `a` that are split in `b`: 1G ranges, and 2M frames that became 4K pages."""
-    levels_a, levels_b = a.frame_levels(), b.frame_levels()
+def splits_between(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> dict[Level, int]:
+    """Leaves of `a` that are split in `b` (`DirectMap.frame_levels`): 1G ranges, and 2M frames that became 4K pages."""
     per_giga = (1 << 18) // FRAME
-    gigas_a, gigas_b = levels_a.reshape(-1, per_giga)[:, 0], levels_b.reshape(-1, per_giga)
+    gigas_a, gigas_b = a.reshape(-1, per_giga)[:, 0], b.reshape(-1, per_giga)
     return {
         Level.G1: int(((gigas_a == Level.G1) & (gigas_b != Level.G1).any(axis=1)).sum()),
-        Level.M2: int(((levels_a >= Level.M2) & (levels_b == Level.K4)).sum()),
+        Level.M2: int(((a >= Level.M2) & (b == Level.K4)).sum()),
     }

@@ -187,7 +187,7 @@ def test_they_are_read_one_at_a_time_however_the_segments_cut_them(source: Path,
     )
     cut = [(number, moment, snapshot.map.counts()) for number, moment, snapshot in snapshots_between(trace)]
     assert cut == whole and len(whole) == BETWEEN
-    kept = SnapshotTable(trace).columns["moment"]
+    kept = SnapshotTable(trace).column("moment")
     assert set(kept) == {Moment.BEFORE_ATTACH, Moment.START, Moment.END, Moment.AFTER_DETACH}
 
 
