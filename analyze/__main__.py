@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from collect import __version__
-from collect.errors import HostError, TraceError
+from collect.command_line import OneLineParser, run_program
 
 __all__ = ["main"]
 
@@ -60,26 +59,11 @@ exit status:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        status = int(options.run(options))
-        sys.stdout.flush()
-        return status
-    except (HostError, TraceError) as error:
-        print(f"directmap-analyze: {error}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print("directmap-analyze: out of memory; analyze the trace on a larger machine", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output went away; let nobody flush into its pipe again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        print("directmap-analyze: aborted", file=sys.stderr)
-        return 130
+    return run_program("directmap-analyze", lambda: int(options.run(options)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="directmap-analyze",
         description=EXAMPLES,
         epilog=STATUS,

@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from collect import __version__
-from collect.errors import HostError, TraceError
+from collect.command_line import OneLineParser, run_program
+from collect.errors import HostError
 
 __all__ = ["main"]
 
@@ -35,29 +35,15 @@ exit status: 0 done, 2 it could not be done (one line on stderr says why and wha
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments, where argparse says it below a list of them all."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options, arguments))
-    except (HostError, TraceError) as error:
-        print(f"directmap-collect: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("directmap-collect: aborted", file=sys.stderr)
-        return 130
+    return run_program("directmap-collect", lambda: int(options.run(options, arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="directmap-collect",
         description="Record who changes the kernel's direct map.",
         epilog=EXAMPLES,

@@ -8,16 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collect.errors import HostError, TraceError
+from collect import __version__
+from collect.command_line import OneLineParser, run_program
+from collect.errors import TraceError
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="directmap-replay", description="How would a recorded load have gone with another page cache?"
+    parser = OneLineParser(
+        prog="directmap-replay", description="How a recorded load would have gone with a cache for unmapped pages."
     )
+    parser.add_argument("--version", action="version", version=f"directmap {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="replay a trace under policies", description=_run.__doc__)
     run.add_argument("trace", type=Path, metavar="DIR", help="the directory that directmap-collect record wrote")
@@ -51,17 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     policies = commands.add_parser("policies", help="list the policies with their parameters")
     policies.add_argument("--json", action="store_true", help="as JSON")
     arguments = parser.parse_args(argv)
-    try:
-        return _run(arguments) if arguments.command == "run" else _policies(arguments)
-    except (TraceError, HostError) as error:
-        print(f"directmap-replay: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except KeyboardInterrupt:
-        print("directmap-replay: interrupted", file=sys.stderr)
-        return 130
+    chosen = _run if arguments.command == "run" else _policies
+    return run_program("directmap-replay", lambda: chosen(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
