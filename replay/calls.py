@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.changes import Changes
+from collect.errors import TraceError
 from collect.schema import ChangeKind, Pte, RegionKind
 from replay.ownership import Touches, join_layers
 from replay.placement import INVALID_CLR
@@ -22,6 +23,10 @@ Bools = npt.NDArray[np.bool_]
 _INVALID = np.uint64(INVALID_CLR)
 _PAGE_SHIFT = np.uint64(12)
 _NX = np.uint64(int(Pte.NX))
+
+PAGES_AT_ONCE = 1 << 20
+MAX_PARTS = 64
+"""Of so many pages that calls made executable; a quarter of a terabyte."""
 
 MAX_TEXT_PAGES = 1 << 15
 """Pages of a call that makes code executable; the module area of x86-64 has 1 GiB, and no module a fraction of that."""
@@ -91,16 +96,24 @@ def _roots(changes: Changes) -> Int64:
 def text_pages(changes: Changes, requests: Requests) -> Bools:
     """[pages] whether the page was made executable: a call cleared NX at its virtual address.
 
-    Of an image in a pack all pages are; it was made executable with the pack.
+    Of an image in a pack all pages are; it was made executable with the pack. Raises TraceError for more of them than
+    there can be.
     """
     text = np.repeat(requests.life == Life.IMAGE, requests.n_pages)
     primary = (changes.depth == 0) | (changes.stack_id != 0)
     made = (changes.kind == ChangeKind.CPA) & primary & (changes.mask_clr & _NX != 0) & (changes.address != 0)
     rows = np.flatnonzero(made & (changes.n_pages <= MAX_TEXT_PAGES))
-    counts = changes.n_pages[rows]
-    nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    page = _by_address(changes, np.repeat(rows, counts), nth, requests)
-    text[page[page >= 0]] = True
+    part = np.cumsum(changes.n_pages[rows]) // PAGES_AT_ONCE
+    if len(part) and part[-1] > MAX_PARTS:
+        raise TraceError(
+            f"changes: calls that make {int(changes.n_pages[rows].sum())} pages executable, more than any recording of ours; "
+            "the trace is forged or damaged: copy it anew"
+        )
+    for some in np.split(rows, np.flatnonzero(np.diff(part)) + 1):
+        counts = changes.n_pages[some]
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        page = _by_address(changes, np.repeat(some, counts), nth, requests)
+        text[page[page >= 0]] = True
     return text
 
 

@@ -28,7 +28,8 @@ __all__ = ["PAGE", "main", "write_demo"]
 PAGE = "index.html"
 TEMPLATES = Path(__file__).parent / "templates"
 BASELINE = "none"
-SHOWN = (BASELINE, "gfp-unmapped", "prog-pack", "rox-cache", "pageblock-flip", "clairvoyant")
+BOUND = "clairvoyant"
+SHOWN = (BASELINE, "gfp-unmapped", "prog-pack", "rox-cache", "pageblock-flip", BOUND)
 """Policies on the page; `directmap-replay run` knows more."""
 
 
@@ -162,7 +163,11 @@ def comparison(results: list[PolicyResult]) -> str:
     for result in results:
         if result.policy == BASELINE:
             continue
-        if result.identity:
+        if result.policy == BOUND:
+            lo, hi = (Interval(n, n) for n in (result.split_2m.lo, result.split_2m.hi))
+            need = f"no policy can do with fewer than {lo}" if lo.hi else "nothing proves that any frame must be split"
+            parts.append(f"{need}, and a packing that knows the future does with {hi}")
+        elif result.identity:
             parts.append(f"{result.policy} would have changed nothing here")
         else:
             cost = (

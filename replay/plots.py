@@ -26,8 +26,9 @@ _HATCHES = ["", "////", "\\\\\\\\", "||||", "----", "++", "xx"]  # of lines: dot
 def split_figure(results: Sequence[PolicyResult]) -> Figure:
     """Two panels on one time axis: 2M frames split since the start, and pages held idle."""
     with drawing():
-        figure = Figure(figsize=(8.6, 4.6), layout="constrained")
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
+        low = max(1.0, len(results) / 5)  # room for a label a policy, where most hold nothing
+        figure = Figure(figsize=(8.6, 4.6 * (2.6 + low) / 3.6), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, low])
         _panel(top, results, "split", 1.0)
         top.set_ylabel("2M frames split")
         top.set_title("2M frames of the direct map split, by policy", loc="left", fontsize=10, fontweight="bold")
@@ -46,7 +47,8 @@ def _panel(axes: Axes, results: Sequence[PolicyResult], curve: str, unit: float)
     tops: list[tuple[float, str, str]] = []
     highest = 0.0
     for i, result in enumerate(results):
-        colour, dashes, hatch = _COLOURS[i % 7], _DASHES[i % 7], _HATCHES[i % 7]
+        again = i // 7  # a colour that comes again has other dashes
+        colour, dashes, hatch = _COLOURS[i % 7], _DASHES[(i + again) % 7], _HATCHES[(i + again) % 7]
         t, lo, hi = _corners(result, curve)
         lo, hi = lo / unit, hi / unit
         if np.any(hi > lo):

@@ -35,8 +35,8 @@ PAGE_BYTES = 4096
 IMAGE_OVERHEAD = 128
 """Bytes that bpf_jit_binary_alloc (kernel/bpf/core.c) adds to an image, its header apart, before it rounds up to pages."""
 
-MAX_PAGES = 1 << 27
-"""Pages of all requests together; half a terabyte of special memory."""
+MAX_IMAGE_PAGES = 1 << 22
+"""Pages of all images out of packs together: 16 GiB of programs, where a fleet's hosts have some hundred kilobytes."""
 
 _LENGTH = np.uint64((1 << 32) - 1)
 """Lengths of images are `unsigned int` (bpf_jit_binary_alloc): the upper half of the register means nothing."""
@@ -247,9 +247,10 @@ def _pages(regions: RegionRows, rows: Int64, life: UInt8, asked_bytes: Int64) ->
     own = np.diff(regions.first)[rows]
     counts = np.where(life == Life.IMAGE, -(-(asked_bytes + IMAGE_OVERHEAD) // PAGE_BYTES), own)
     first = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    if first[-1] > MAX_PAGES:
+    n_image_pages = int(counts[life == Life.IMAGE].sum())
+    if n_image_pages > MAX_IMAGE_PAGES:
         raise TraceError(
-            f"{regions.trace.path}: regions ask for {first[-1]} pages, more than any recording of ours; "
+            f"{regions.trace.path}: BPF images of {n_image_pages} pages, more than any recording of ours; "
             "the trace is forged or damaged: copy it anew"
         )
     pfn = np.full(int(first[-1]), -1, np.int64)

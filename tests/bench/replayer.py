@@ -1,10 +1,11 @@
 """How fast the replay is: `python3 -m tests.bench.replayer` (`make bench-replay`), beside libCacheSim on the same requests.
 
 A recording is decoded, and its stream repeated, request by request and change by change, until it has as many events as
-asked for. What counts are events that a policy acts on: requests that it serves, their frees, and changes that reach the
-page tables of its map; what a policy leaves out (changes that do not happen under it) is not counted. Times are of one
-thread, the median of the rounds, compiled code at hand; decoding and policies are timed apart, and once together on
-the recording as it is.
+asked for. What counts are events that a policy acts on: requests that it serves and their frees, a page a request (an area of
+n pages is n requests of order 0 to a page allocator), and changes that reach the page tables of its map. What a policy
+leaves out (requests that stay as recorded, changes that do not happen under it) is not counted. Times are of one thread, the
+median of the rounds, compiled code at hand; decoding and policies are timed apart, and once together on the recording as
+it is.
 
 libCacheSim (https://github.com/1a1a11a/libCacheSim, from PyPI: `pip install libcachesim`; not needed otherwise) runs FIFO and
 LRU in its own C loop over a file of the same stream: a request for the page at each page that is allocated, freed
@@ -30,6 +31,7 @@ import numpy.typing as npt
 from collect.errors import HostError, TraceError
 from collect.trace import open_trace
 from replay.engine import walk
+from replay.placement import Served
 from replay.policies import Policy
 from replay.policies.choose import choose
 from replay.requests import NEVER, Requests
@@ -133,8 +135,10 @@ def one_policy(stream: Stream, policy: Policy, rounds: int) -> dict[str, Any]:
             ]
         )
         walking.append(seconds)
+        pages = stream.requests.n_pages
         acted = sum(
-            2 * placement.served + done.n_steps for placement, done in zip(outcome.placements, walks, strict=True)
+            2 * int(pages[placement.state == Served.SERVED].sum()) + done.n_steps
+            for placement, done in zip(outcome.placements, walks, strict=True)
         )
     total = statistics.median(a + b for a, b in zip(placing, walking, strict=True))
     return {

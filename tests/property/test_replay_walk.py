@@ -40,6 +40,7 @@ class PlainWalk:
             np.concatenate((lo, np.full(more, -1, np.int64))), np.concatenate((hi, np.full(more, 1 << 62, np.int64)))
         )
         self.split: dict[int, int] = {}  # frame: who split it first
+        self.special: dict[int, int] = {}  # frame that was changed: its special pages
         self.in_pieces = placement.in_pieces
         self.hosted = 0
         self.hosted_whole = 0
@@ -111,6 +112,8 @@ class PlainWalk:
             np.uint64(mask_set), np.uint64(mask_clr), force, pgd,
         )  # fmt: skip
         self.n_steps += 1
+        touched = range(pfn // 512, (pfn + done - 1) // 512 + 1)
+        self.special |= {frame: self.n_special(frame) for frame in touched}
         for at in range(int(log.n[0])):
             frame = int(log.pfn[at]) // 512
             symbolic = frame * 512 >= self.map.first_symbolic
@@ -128,7 +131,7 @@ class PlainWalk:
         lo, hi = self.live()
         self.peak = max(self.peak[0], lo), max(self.peak[1], hi)
         if self.ignored is not None:
-            for frame in range(pfn // 512, (pfn + done - 1) // 512 + 1):
+            for frame in touched:
                 if force:
                     self.keep_small.add(frame)
                 if frame not in self.keep_small:
@@ -169,7 +172,7 @@ class PlainWalk:
         )
 
     def live(self) -> tuple[int, int]:
-        live = [frame for frame in self.split if self.n_special(frame)]
+        live = [frame for frame in self.split if self.special[frame]]
         symbolic = sum(frame * 512 >= self.map.first_symbolic for frame in live)
         return len(live) - symbolic + max(0, symbolic - self.hosted), len(live)
 
@@ -194,7 +197,7 @@ def compare(stream: Stream, placement: Placement, ignored: int | None = None) ->
     return plain
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(["5.10", "6.1"]),

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collect.errors import TraceError
 from collect.schema import Level
 from collect.trace import open_trace
-from replay.engine import Walk, walk
+from replay import calls
+from replay.engine import MAX_BLOCKS, Walk, walk
 from replay.placement import GONE, SYMBOLIC, Placement, as_recorded
 from replay.policies import POLICIES
 from replay.policies.choose import choose
@@ -177,3 +179,21 @@ def test_prog_pack_is_the_identity_where_the_kernel_has_packs(stream: Stream) ->
     assert result.identity == stream.requests.has_packs
     if result.identity:
         assert result.split_2m == replay(stream, POLICIES["none"]).split_2m
+
+
+def test_more_pieces_than_can_be_followed_are_refused(stream: Stream) -> None:
+    n = len(stream.requests)
+    endless = Placement(dest=stream.requests.pfn.copy(), swallowed=np.zeros(n, np.bool_), n_blocks=MAX_BLOCKS + 1)
+    with pytest.raises(TraceError, match="more than can be followed"):
+        walk(stream, endless)
+
+
+def test_pages_made_executable_are_found_in_parts_as_at_once(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = calls.text_pages(stream.rebuilt.changes, stream.requests)
+    monkeypatch.setattr(calls, "PAGES_AT_ONCE", 16)
+    monkeypatch.setattr(calls, "MAX_PARTS", 1 << 20)
+    assert np.array_equal(calls.text_pages(stream.rebuilt.changes, stream.requests), at_once)
+    assert at_once.any()
+    monkeypatch.setattr(calls, "MAX_PARTS", 1)
+    with pytest.raises(TraceError, match="pages executable"):
+        calls.text_pages(stream.rebuilt.changes, stream.requests)

@@ -12,7 +12,7 @@ from collect.errors import TraceError
 from collect.schema import NO_PFN, RegionEvent, RegionKind, Tier
 from collect.trace import Trace, open_trace
 from replay.host import read_host, whole_ram
-from replay.requests import NEVER, read_requests
+from replay.requests import NEVER, Life, Requests, read_requests
 from tests.machine.recorder import Recorder
 
 MAX_PFN = 1 << 18
@@ -125,6 +125,69 @@ def test_an_area_of_a_block_from_before_the_recording_is_no_request(regions: Reg
     requests = read_requests(regions.trace(tmp_path))
     assert requests.n_in_old_blocks == 1
     assert requests.pfn.tolist() == [521, 523, 533]
+
+
+def asked(trace: Trace) -> dict[str, list[Any]]:
+    """The view as asked, in words."""
+    requests = read_requests(trace, as_asked=True)
+    assert requests.n_nested == requests.n_in_old_blocks == 0
+    owner = requests.owner()
+    return {
+        "life": [Life(life).name for life in requests.life],
+        "pfn": [requests.pfn[owner == i].tolist() for i in range(len(requests))],
+        "order": requests.order.tolist(),
+    }
+
+
+def test_as_asked_an_image_out_of_a_pack_is_a_request_and_the_pack_is_none(regions: Regions, tmp_path: Path) -> None:
+    pack = 77
+    regions.alloc(RegionKind.MODULE_ALLOC, pfns=[1, 2], parent_id=pack)
+    regions.row(RegionEvent.ALLOC, RegionKind.BPF_PACK, pack)
+    image = regions.alloc(RegionKind.BPF_IMAGE, n_bytes=4096 - 127, address=0xFFFF_C000_0000_0000)
+    regions.alloc(RegionKind.BPF_IMAGE, n_bytes=100)
+    regions.free(RegionKind.BPF_IMAGE, image)
+    trace = regions.trace(tmp_path)
+    assert asked(trace) == {
+        "life": ["CACHE", "IMAGE", "IMAGE"],
+        "pfn": [[1, 2], [-1, -1], [-1]],  # as bpf_jit_binary_alloc rounds up: 128 bytes more, whole pages
+        "order": [0, 0, 0],
+    }
+    requests = read_requests(trace, as_asked=True)
+    assert requests.by_user() == {"bpf": 2}
+    assert requests.free_ns.tolist() == [NEVER, 1050, NEVER]
+    assert requests.n_pages_unknown == 0
+    assert len(read_requests(trace)) == 1  # as backed: the pack
+
+
+def test_as_asked_areas_of_rox_blocks_are_requests_old_blocks_too(regions: Regions, tmp_path: Path) -> None:
+    regions.config = {"CONFIG_ARCH_HAS_EXECMEM_ROX": "y"}
+    base = 0xFFFF_FFFF_C020_0000
+    regions.alloc(RegionKind.ROX_BLOCK, pfns=list(range(512)), map_level=2, n_bytes=2 << 20)
+    regions.alloc(RegionKind.EXECMEM, pfns=[7, 8], map_level=2)
+    regions.alloc(RegionKind.EXECMEM, pfns=[1024 + 3], address=base + 3 * 4096, map_level=2)
+    regions.alloc(RegionKind.SECRET_PAGE, pfns=[700])
+    view = asked(regions.trace(tmp_path))
+    assert view["life"] == ["CACHE", "AREA", "AREA", "RECORDED"]
+    assert view["pfn"][1:] == [[7, 8], [1027], [700]]
+    assert view["order"] == [9, 0, 0, 0]
+
+
+def test_without_caches_both_views_are_the_same(regions: Regions, tmp_path: Path) -> None:
+    image = 77
+    regions.alloc(RegionKind.MODULE_ALLOC, pfns=[5, 9], parent_id=image)
+    regions.row(RegionEvent.ALLOC, RegionKind.BPF_IMAGE, image, n_bytes=5000)
+    regions.alloc(RegionKind.SECRET_PAGE, pfns=[3])
+    trace = regions.trace(tmp_path)
+    one, other = read_requests(trace), read_requests(trace, as_asked=True)
+    for name in Requests.__dataclass_fields__:
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_images_of_more_pages_than_any_machine_are_refused(regions: Regions, tmp_path: Path) -> None:
+    for _ in range(5):
+        regions.alloc(RegionKind.BPF_IMAGE, n_bytes=0xFFFF_FFFF)
+    with pytest.raises(TraceError, match="more than any recording of ours"):
+        read_requests(regions.trace(tmp_path), as_asked=True)
 
 
 def test_packs_are_told_by_a_pack_or_by_the_probe(regions: Regions, tmp_path: Path) -> None:
