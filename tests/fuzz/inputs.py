@@ -87,17 +87,20 @@ def scratch_of(pid: int) -> Path:
     return (shm if os.access(shm, os.W_OK) else Path(tempfile.gettempdir())) / f"directmap-fuzz-{pid}"
 
 
-def killed(whole: Path, directory: Path) -> Path:
-    """The journal and first segments of a recorder that was killed while it recorded what the trace `whole` holds."""
+def killed(whole: Path, directory: Path, most_rows: int = 1 << 20) -> Path:
+    """The journal and first segments of a recorder that was killed while it recorded what the trace `whole` holds.
+
+    Of no table more than `most_rows`.
+    """
     trace = open_trace(whole)
     writer = TraceWriter(directory, {k: v for k, v in trace.manifest.items() if k != "tables"}, reserve_bytes=4096)
     for name in trace.manifest["tables"]:
-        table = trace.table(name)
+        table = trace.table(name).slice(0, most_rows)
         if name in ("counters", "strings", "stacks"):
             writer.append(name, table.slice(0, len(table) // 2))
     writer.roll()
     for name in trace.manifest["tables"]:
-        table = trace.table(name)
+        table = trace.table(name).slice(0, most_rows)
         for batch in table.slice(len(table) // 2 if name in ("counters", "strings", "stacks") else 0).to_batches(100):
             writer.append(name, batch)
     import numpy as np

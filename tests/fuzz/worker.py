@@ -26,7 +26,8 @@ from tests.fuzz.inputs import FOCUS, Runner, first_inputs, kept, name_of, signat
 from tests.fuzz.mutate import Mutator
 
 MOST_RUNS = 20_000
-"""Of one process: what libraries leak does not add up to a finding."""
+MOST_RESIDENT = 600 << 20
+"""Of one process, between inputs: what libraries keep or leak does not add up to a finding."""
 
 
 def main(name: str, directory: Path, seconds: float, options: list[str]) -> None:
@@ -63,7 +64,7 @@ def main(name: str, directory: Path, seconds: float, options: list[str]) -> None
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         state["runs"] += 1
-        done = state["runs"] >= MOST_RUNS or time.process_time() > seconds
+        done = state["runs"] >= MOST_RUNS or time.process_time() > seconds or resident() > MOST_RESIDENT
         if state["runs"] % 20 == 0 or done:
             (directory / "state.json").write_text(json.dumps(state))
         if done:
@@ -84,6 +85,11 @@ def runner_quietly(runner: Runner, data: bytes) -> None:
         runner(data)
     except Exception:
         return
+
+
+def resident() -> int:
+    """Bytes of memory that this process has (proc_pid_statm(5))."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def instrument() -> None:
