@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.changes import MAX_TS
+from analyze.jit import kernel
 from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES, NO_PFN, RegionEvent, RegionKind, Tier
 from collect.trace import Trace
@@ -63,25 +64,17 @@ class RegionRows:
         return first, np.repeat(self.first[rows] - first[:-1], counts) + np.arange(first[-1])
 
     def outermost(self, rows: Int64) -> Int64:
-        """Without regions that share a frame with an older one that still lives: parts of a pack or of a ROX block."""
-        while len(rows):
-            first, page = self.pages(rows)
-            owner = np.repeat(np.arange(len(rows)), np.diff(first))
-            known = self.pfn[page] >= 0
-            frame, owner = self.pfn[page][known], owner[known]
-            order = np.lexsort((owner, frame))  # rows are sorted by time
-            frame, owner = frame[order], owner[order]
-            same = (frame[1:] == frame[:-1]) & (owner[1:] != owner[:-1])
-            overlap = same & (self.ts_ns[rows[owner[1:]]] < self.free_ns[rows[owner[:-1]]])
-            if not overlap.any():
-                break
-            inner = np.zeros(len(rows), np.bool_)
-            inner[owner[1:][overlap]] = True
-            by_outer = overlap & ~inner[owner[:-1]]  # what an inner one overlaps may stay once that is gone
-            keep = np.ones(len(rows), np.bool_)
-            keep[owner[1:][by_outer]] = False
-            rows = rows[keep]
-        return rows
+        """Without regions that share a frame with an older one that still lives: parts of a pack or of a ROX block.
+
+        `rows` are in order of time, and so one way through them does: what a part shares frames with in its turn may stay.
+        """
+        first, page = self.pages(rows)
+        frames, frame = np.unique(self.pfn[page], return_inverse=True)
+        held_until = np.full(len(frames), np.iinfo(np.int64).min)
+        inner = np.zeros(len(rows), np.bool_)
+        known = self.pfn[page] >= 0
+        _mark_inner(first, frame.reshape(-1), known, self.ts_ns[rows], self.free_ns[rows], held_until, inner)
+        return rows[~inner]
 
     def asked_for(self, rows: Int64) -> Int64:
         """Row of what each request was made for: its parent region, or itself on the asked tier; -1 where unknown."""
@@ -160,3 +153,18 @@ def _frees(column: dict[str, Any], is_free: npt.NDArray[np.bool_]) -> tuple[Int6
         free_ns[found] = column["ts_ns"][row[found]].astype(np.int64)
         free_pid[found] = column["pid"][row[found]]
     return free_ns, free_pid
+
+
+@kernel
+def _mark_inner(
+    first: Int64, frame: Int64, known: Bools, ts_ns: Int64, free_ns: Int64, held_until: Int64, inner: Bools
+) -> None:
+    """Mark the regions that find one of their frames held; the others hold theirs until they are freed."""
+    for row in range(len(inner)):
+        for i in range(first[row], first[row + 1]):
+            if known[i] and ts_ns[row] < held_until[frame[i]]:
+                inner[row] = True
+        if not inner[row]:
+            for i in range(first[row], first[row + 1]):
+                if known[i]:
+                    held_until[frame[i]] = free_ns[row]
