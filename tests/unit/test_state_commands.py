@@ -169,11 +169,13 @@ def test_moments_the_wrong_way_round_are_refused(capsys: pytest.CaptureFixture[s
 
 def test_losses_put_what_is_said_in_doubt(machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lossy = with_manifest(machine, tmp_path / "lossy", losses={"changes_ring_full": 3})
+    ended = with_manifest(machine, tmp_path / "ended", complete=False)
     for command in ("state", "timeline", "diff"):
-        assert "IN DOUBT" in said(capsys, command, lossy)
-        assert "IN DOUBT" not in said(capsys, command, machine)
+        assert "in doubt: the state of the direct map" in said(capsys, command, lossy)
+        assert "in doubt: the recording lacks its end" in said(capsys, command, ended)
+        assert "in doubt" not in said(capsys, command, machine)
     pages = with_manifest(machine, tmp_path / "pages", losses={"pages_ring_full": 3})
-    assert "IN DOUBT" not in said(capsys, "state", pages)
+    assert "in doubt" not in said(capsys, "state", pages)
 
 
 def test_a_call_that_changed_the_map_before_those_nested_in_it_counts_from_then_on(
