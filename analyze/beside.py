@@ -39,7 +39,9 @@ def pages_beside(trace: Trace, worth: int = WORTH_A_PROCESS) -> Iterator[Callabl
     root = str(Path(__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(trace.path)],
+        # -P: not from the directory that we were started in, which may be a stranger's trace.
+        [sys.executable, "-P", "-m", __name__, str(trace.path)],
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
@@ -53,7 +55,7 @@ def pages_beside(trace: Trace, worth: int = WORTH_A_PROCESS) -> Iterator[Callabl
     try:
         yield result
     finally:
-        if process.poll() is None:
+        if process.stdout and not process.stdout.closed:  # nobody asked for the result, or waits for it any longer
             process.kill()
             process.communicate()
 

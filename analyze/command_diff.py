@@ -34,6 +34,7 @@ def add_to(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
     from analyze.diff import diff
+    from analyze.doubts import warnings
     from analyze.history import History
     from analyze.reconstruct import rebuild
 
@@ -50,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         print(f"{clean(options.directory.name or options.directory, 30)}, {_moments(found, history.span)}")
-        print("\n".join(_lines(found, history.span)))
+        print("\n".join([*warnings(trace), *_lines(found, history.span)]))
     return 0
 
 
@@ -66,8 +67,6 @@ def _lines(found: Diff, span: Span) -> list[str]:
         f"  2M frames  {_transitions(found.frames)}",
         f"  pages      {n_pages:,} with other attributes (accessed and dirty left out)",
     ]
-    if found.lost:
-        lines.append(f"  IN DOUBT   {counted(found.lost, 'event')} lost: see `verify`")
     if len(found.users):
         lines += ["", f"  {'by whom':<36}{'1G ranges':>12}{'2M frames':>12}{'pages':>12}"]
     for row in _rows(found.users):

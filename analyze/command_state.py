@@ -30,6 +30,7 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from analyze.doubts import warnings
     from analyze.history import History
     from analyze.playback import load_course
     from analyze.state_summary import summarize_state
@@ -40,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(found.to_json() | {"seconds": history.span.seconds(found.ts_ns)}, indent=1, allow_nan=False))
     else:
         print(f"{clean(options.directory.name or options.directory, 30)}, {_moment(found, history.span)}")
-        print("\n".join(_lines(found)))
+        print("\n".join([*warnings(history.trace), *_lines(found)]))
     return 0
 
 
@@ -52,8 +53,6 @@ def _lines(found: StateSummary) -> list[str]:
     total = max(1, int(found.levels["n_pages"].sum()))
     under_way = f"; {counted(found.n_under_way, 'call')} under way" if found.n_under_way else ""
     lines = [f"  in effect  {found.n_changes:,} of {counted(found.n_all_changes, 'direct-map change')}{under_way}"]
-    if found.lost:
-        lines.append(f"  IN DOUBT   {counted(found.lost, 'event')} lost: see `verify`")
     lines += ["", f"  {'level':<8}{'entries':>12}{'memory':>12}{'share':>9}"]
     for row in found.levels.itertuples(index=False):
         share = 100 * int(str(row.n_pages)) / total

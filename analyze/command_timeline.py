@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
-from analyze.terminal import clean, counted
+from analyze.terminal import clean
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def _steps(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
+    from analyze.doubts import warnings
     from analyze.history import span_of
     from analyze.losses import Doubt, lost_for
     from analyze.reconstruct import rebuild
@@ -49,9 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({"steps": table.to_dict("records"), "lost_events": lost}, indent=1, allow_nan=False))
         return 0
     print(f"{clean(options.directory.name or options.directory, 50)}: entries, and splits since the line above")
-    if lost:
-        print(f"IN DOUBT: {counted(lost, 'event')} lost: see `verify`")
-    print("\n".join(_lines(table)))
+    print("\n".join([*warnings(trace), *_lines(table)]))
     return 0
 
 

@@ -223,6 +223,11 @@ def _verdict(trace: Trace, verification: dict[str, Any] | None) -> tuple[list[st
         pages = verification["level_mismatches"] + verification["attribute_mismatches"]
         if pages:
             wrong.append(f"{pages:,} pages at the end are not as start and changes say")
+        between = verification["between"]
+        if between["differ"]:
+            pages = between["level_mismatches"] + between["attribute_mismatches"]
+            where = f"{between['differ']:,} of {between['snapshots']:,} snapshots in between"
+            wrong.append(f"{pages:,} pages in {where} are not as start and changes say")
         if verification["rule_mismatches"]:
             wrong.append(f"{verification['rule_mismatches']:,} times the probe saw what our rules do not predict")
         if (verification["splits_observed"] or {}).get("leaves_that_differ"):

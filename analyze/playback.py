@@ -301,7 +301,7 @@ class Playback:
         raise_failure(min(status, 0), self.course.trace.path)
         self.place = place
         if self._notes:
-            self._notes.levels.append(LeafCounts(changes.exit_ns[altered[:status]], leaves[:status]))
+            self._notes.levels.append(LeafCounts(changes.effect_ns[altered[:status]], leaves[:status]))
 
 
 def _never(n: int) -> npt.NDArray[np.int64]:

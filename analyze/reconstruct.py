@@ -33,7 +33,8 @@ class Rebuild:
         splits: one row per split in order of effect: row (of changes), ts_ns, pfn (of the leaf), page (that caused
             it), level (Level that was split: 3 or 2), attrs (of the leaf).
         observed: splits that the probe saw as they were done.
-        levels: leaf entries over time: ts_ns, k4, m2, g1; first at START, then after each change that altered them.
+        levels: leaf entries over time: ts_ns, k4, m2, g1; first at START, then when each change that altered them took
+            effect, so in order of time.
         prediction: what the rules said of each change.
         course: to play it again, or a part of it (`analyze.playback`).
     """
@@ -56,14 +57,14 @@ def rebuild(trace: Trace) -> Rebuild:
     """Rebuild a trace. Raises TraceError where it cannot be read, lacks the start snapshot or holds forged numbers."""
     course = load_course(trace)
     start = course.start
-    at_start = LeafCounts(np.array([start.ts_first]), start.map.entries.counts[:1].copy())
     end = load_snapshot(trace, course.snapshots, Moment.END)
     if end is not None:
         end.let_go()  # only its times are needed here
     hi = end.read_to if end is not None else np.full(len(start.read_from), np.iinfo(np.int64).max)
     window = Window(start.read_from, hi)
-    notes = Notes(new_log(course.log_capacity), Prediction.empty(len(course.changes)), [at_start])
+    notes = Notes(new_log(course.log_capacity), Prediction.empty(len(course.changes)), [])
     playback = Playback(course, window=window, notes=notes)
+    notes.levels.append(LeafCounts(np.array([start.ts_first]), playback.state.entries.counts[:1].copy()))
     playback.to_end()
     return Rebuild(
         trace=trace,

@@ -64,11 +64,13 @@ class Snapshot:
         self.read_from, self.read_to = read_from, read_to
         self._load = load
         self._held = held
+        self._shown = False
         self._lent: weakref.ref[DirectMap] | None = None
 
     @property
     def map(self) -> DirectMap:
         """The state that was read; nobody changes it."""
+        self._shown = True
         found = self._held or (self._lent() if self._lent else None)
         if found is None:
             found = self._load()
@@ -78,7 +80,7 @@ class Snapshot:
     def take(self) -> DirectMap:
         """The same as a map of the caller's own, to be changed."""
         own, self._held = self._held, None
-        return own or self._load()
+        return own if own is not None and not self._shown else self._load()
 
     def let_go(self) -> None:
         """Nobody will ask for the map for a while."""

@@ -32,7 +32,8 @@ def timeline(rebuilt: Rebuild, attribution: Attribution, span: Span, n_steps: in
     table = pd.DataFrame({"ts_ns": ts, "seconds": (ts - span.zero_ns) / 1e9})
     for name in ("k4", "m2", "g1"):
         table[name] = levels[name].to_numpy(np.int64)[at]
-    step = np.searchsorted(ts, splits["ts_ns"].to_numpy(np.int64), "left").clip(max=n_steps)
+    split_ns = rebuilt.changes.effect_ns[splits["row"].to_numpy(np.int64)]
+    step = np.searchsorted(ts, split_ns, "left").clip(max=n_steps)
     of_2m = (splits["level"] == Level.M2).to_numpy(np.bool_)
     table["splits_2m"] = np.bincount(step[of_2m], minlength=n_steps + 1)
     table["splits_1g"] = np.bincount(step[~of_2m], minlength=n_steps + 1)

@@ -41,12 +41,27 @@ def trust(verified: Verification) -> Trust:
     if verified.exact and difference is not None:
         words = f"exact: {difference.pages:,} pages compared with the page tables"
     elif of_map:
-        words = f"IN DOUBT: {counted(of_map, 'change')} lost, so splits are a lower bound (see verify)"
+        words = f"IN DOUBT: {counted(of_map, 'event')} lost, so splits are a lower bound (see verify)"
     elif difference is None:
         words = "NOT CHECKED: no end snapshot to compare with (see verify)"
     else:
-        words = f"IN DOUBT: {difference.level + difference.attributes:,} pages differ from the page tables (see verify)"
+        words = f"IN DOUBT: {_against(verified)} (see verify)"
     who = "by stack, process and region, none of them lost"
     if of_who:
         who = f"IN DOUBT: {counted(of_who, 'event')} lost that tell who; what lacks them is called other"
     return Trust(verified.exact, of_map, of_who, words, who)
+
+
+def _against(verified: Verification) -> str:
+    """What keeps a trace that lost nothing from being exact; the first that does."""
+    difference = verified.difference
+    if difference is not None and difference.level + difference.attributes:
+        return f"{difference.level + difference.attributes:,} pages differ from the page tables"
+    between = sum(check.wrong for check in verified.between)
+    if between:
+        return f"{between:,} pages differ from the page tables in between"
+    if verified.unfinished:
+        return f"the return of {counted(verified.unfinished, 'call')} was not seen"
+    if verified.rule_count:
+        return f"{counted(verified.rule_count, 'time')} the probe saw what no rule predicts"
+    return "other splits were seen or counted than were rebuilt"

@@ -91,6 +91,18 @@ def test_an_error_beside_is_told_here(tmp_path: Path) -> None:
         pages()
 
 
+def test_nothing_is_run_that_lies_in_the_directory_it_was_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a trace from a stranger may bring it along."""
+    for name in ("pandas", "numpy", "pyarrow"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    with pages_beside(open_trace(SAMPLE), worth=0) as pages:
+        assert pages() is not None
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_process_beside_ends_with_whoever_began_it() -> None:
     with pytest.raises(KeyboardInterrupt), pages_beside(open_trace(SAMPLE), worth=0):
         raise KeyboardInterrupt

@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from analyze.analysis import analyse_trace
 from analyze.command_verify import run
+from analyze.health import BROKEN, health
 from analyze.moments import Running, mark_moving
 from analyze.playback import load_course
 from analyze.report_checks import checks, verdict
 from analyze.snapshots import SnapshotTable, snapshots_between
+from analyze.trust import trust
 from analyze.verify import verify
 from collect.errors import TraceError
 from collect.schema import Moment, Pte, Space
@@ -239,6 +242,26 @@ def test_verify_prints_one_line_for_all_and_those_that_differ(source: Path, tmp_
     assert status == 1
     assert "  snapshot 5 (periodic, " in text and "0 wrong in level, " in text
     assert all(len(line) < 80 and line.isascii() for line in text.splitlines())
+
+
+def test_a_difference_between_the_ends_alone_breaks_the_health_and_is_named_where_exact_would_stand(
+    source: Path, tmp_path: Path
+) -> None:
+    row = rows_of(source, 5)[3]
+    table = open_trace(source).table("snapshots")
+    n = table["n_leaves"][row].as_py()
+    trace = open_trace(
+        with_cell(source, tmp_path / "t", "snapshots", "attrs", row, table["attrs"][row].as_py() ^ int(Pte.RW))
+    )
+    analysis = analyse_trace(trace)
+    found = health(trace, analysis)
+    assert found.exact is False and found.verdict == BROKEN
+    words = f"{n:,} pages in 1 of {BETWEEN} snapshots in between are not as start and changes say"
+    assert found.why == [words]
+    assert next(one for one in found.conclusions if "state of the direct map" in one.text).why == [words]
+    assert trust(verify(trace, analysis.rebuilt)).map == (
+        f"IN DOUBT: {n:,} pages differ from the page tables in between (see verify)"
+    )
 
 
 def test_a_report_says_it_too(source: Path) -> None:

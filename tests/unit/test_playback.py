@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,20 @@ def test_going_back_is_refused(course: Course) -> None:
 
 
 def test_the_start_snapshot_stays_as_it_was_read(course: Course) -> None:
-    before = course.start.map.runs()
+    held = course.start.map
+    before = held.runs()
     Playback(course).to_end()
-    for mine, theirs in zip(course.start.map.runs(), before, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for state in (held, course.start.map):
+        for mine, theirs in zip(state.runs(), before, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_map_that_nobody_holds_is_not_kept(course: Course) -> None:
+    course.start.let_go()
+    seen = weakref.ref(course.start.map)
+    assert seen() is None
+    one = course.start.map
+    assert course.start.map is one
+    own = course.start.take()
+    assert own is not one
+    assert_same(own, one)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analyze.__main__ import main
@@ -15,7 +16,7 @@ from analyze.reconstruct import Rebuild, rebuild
 from collect.schema import Level
 from collect.trace import open_trace
 from tests.machine import write_trace
-from tests.machine.rewrite import with_manifest
+from tests.machine.rewrite import with_cell, with_manifest
 
 SAMPLES = Path(__file__).parents[2] / "sample_traces"
 CHURN = SAMPLES / "6.1-churn"
@@ -168,8 +169,34 @@ def test_moments_the_wrong_way_round_are_refused(capsys: pytest.CaptureFixture[s
 
 def test_losses_put_what_is_said_in_doubt(machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lossy = with_manifest(machine, tmp_path / "lossy", losses={"changes_ring_full": 3})
+    ended = with_manifest(machine, tmp_path / "ended", complete=False)
     for command in ("state", "timeline", "diff"):
-        assert "IN DOUBT" in said(capsys, command, lossy)
-        assert "IN DOUBT" not in said(capsys, command, machine)
+        assert "in doubt: the state of the direct map" in said(capsys, command, lossy)
+        assert "in doubt: the recording lacks its end" in said(capsys, command, ended)
+        assert "in doubt" not in said(capsys, command, machine)
     pages = with_manifest(machine, tmp_path / "pages", losses={"pages_ring_full": 3})
-    assert "IN DOUBT" not in said(capsys, "state", pages)
+    assert "in doubt" not in said(capsys, "state", pages)
+
+
+def test_a_call_that_changed_the_map_before_those_nested_in_it_counts_from_then_on(
+    rebuilt: Rebuild, tmp_path: Path
+) -> None:
+    """As through a decoy address: the outer call returns last, though its split came first."""
+    order = rebuilt.changes.order[rebuilt.changes.direct[rebuilt.changes.order]]
+    splitting = np.isin(order, rebuilt.splits["row"])
+    one_after_the_other = int(np.flatnonzero(splitting[:-1] & splitting[1:])[0])
+    outer, inner = order[one_after_the_other : one_after_the_other + 2].tolist()
+    changes = rebuilt.trace.table("changes").to_pandas()
+    assert changes.loc[outer, "ts_ns"] < changes.loc[inner, "ts_ns"]
+    end = changes.loc[inner, "ts_ns"] + changes.loc[inner, "duration_ns"] + 1000
+    first = with_cell(CHURN, tmp_path / "a", "changes", "duration_ns", outer, int(end - changes.loc[outer, "ts_ns"]))
+    second = with_cell(first, tmp_path / "b", "changes", "parent_id", inner, int(changes.loc[outer, "call_id"]))
+    nested = rebuild(open_trace(with_cell(second, tmp_path / "c", "changes", "stack_id", inner, 0)))
+    began = int(nested.changes.effect_ns[outer])
+    assert began == changes.loc[inner, "ts_ns"] < nested.changes.exit_ns[inner] < nested.changes.exit_ns[outer]
+    times = nested.levels["ts_ns"].to_numpy()
+    assert (np.diff(times) >= 0).all() and began in times
+    history = History(nested.course)
+    for row in nested.levels[nested.levels["ts_ns"] >= history.span.first_ns].groupby("ts_ns").last().itertuples():
+        counts = history.state_at(row.Index).counts()
+        assert [row.k4, row.m2, row.g1] == [counts[level] for level in (Level.K4, Level.M2, Level.G1)]

@@ -265,7 +265,7 @@ def test_a_trace_that_is_not_exact_or_lost_events_says_so(
     assert any(line.startswith("  state    IN DOUBT: ") for line in printed(capsys, "who", wrong))
     lossy = with_manifest(source, tmp_path / "u", losses={"changes_ring_full": 3})
     lines = printed(capsys, "who", lossy)
-    assert any("IN DOUBT: 3 changes lost, so splits are a lower bound" in line for line in lines)
+    assert any("IN DOUBT: 3 events lost, so splits are a lower bound" in line for line in lines)
     assert any("IN DOUBT: 3 events lost that tell who" in line for line in lines)
 
 
