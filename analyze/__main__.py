@@ -13,14 +13,14 @@ from collect.command_line import OneLineParser, run_program
 __all__ = ["main"]
 
 COMMANDS = (
-    "report",
     "summary",
+    "report",
     "health",
     "verify",
+    "who",
     "state",
     "timeline",
     "diff",
-    "who",
     "compare",
     "pages",
     "export",
@@ -33,18 +33,13 @@ What takes long to load (compiled code, a plotting library) they import in `run`
 
 EXAMPLES = """\
 examples:
-  directmap-analyze report trace -o out        who broke the direct map up: one page, pictures, JSON
-  directmap-analyze summary trace              the same as text, for a terminal or a mail
-  directmap-analyze health trace               what was lost, and which conclusions that puts in doubt
-  directmap-analyze verify trace               is the trace exact, page by page?
-  directmap-analyze verify trace --json        the same for programs
-  directmap-analyze pages trace                page events: orders, flags, lifetimes, free blocks
-  directmap-analyze info trace                 what was recorded, where, and what was lost
+  directmap-analyze summary trace              start here: health, the answer, and what it rests on
+  directmap-analyze report trace -o out        the same as a page, with pictures and JSON
+  directmap-analyze verify trace --json        is the trace exact, page by page? for programs
+  directmap-analyze who trace --at 50%         who keeps the map split half-way through, and what would heal it
   directmap-analyze state trace --at 12.5      the map 12.5 seconds after the start, by level and attributes
-  directmap-analyze timeline trace             entries by level, and splits by user, over time
-  directmap-analyze who trace --at 50%         who keeps the map split at that moment, and what would heal it
-  directmap-analyze compare before after       two captures: what differs, and whose doing it is
   directmap-analyze diff trace --from 10%      what has changed since then, and whose doing it was
+  directmap-analyze compare before after       two captures: what differs, and whose doing it is
   directmap-analyze export trace -o t.pftrace  for ui.perfetto.dev; or --format parquet, csv: every name joined
 """
 

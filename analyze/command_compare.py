@@ -8,15 +8,15 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from analyze.arguments import Subparsers, add_json
-from analyze.who_text import ascii_only, cause_text, records
+from analyze.arguments import Subparsers, add_json, add_top
+from analyze.terminal import COLUMNS, clean
+from analyze.who_text import cause_text, records
 
 if TYPE_CHECKING:
     from analyze.comparison import Comparison
 
 __all__ = ["add_to"]
 
-COLUMNS = 79
 TOP = 15
 WORDS = 18
 
@@ -25,7 +25,7 @@ def add_to(commands: Subparsers) -> None:
     parser = commands.add_parser("compare", help="two captures on the same axes, and whose doing the difference is")
     parser.add_argument("a", type=Path, metavar="A", help="a trace")
     parser.add_argument("b", type=Path, metavar="B", help="another")
-    parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"causes that are printed (default: {TOP})")
+    add_top(parser, TOP, "causes that are printed")
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -37,7 +37,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
-        print("\n".join(line[:COLUMNS].rstrip() for line in _lines(found, max(options.top, 0))))
+        print("\n".join(line[:COLUMNS].rstrip() for line in _lines(found, options.top)))
     return 0
 
 
@@ -55,9 +55,9 @@ def _fact_lines(found: Comparison) -> list[str]:
 
     a, b = found.a, found.b
     lines = [
-        f"A  {ascii_only(a.name)[:70]}",
+        f"A  {clean(a.name, 70)}",
         f"   state {a.trust.map}",
-        f"B  {ascii_only(b.name)[:70]}",
+        f"B  {clean(b.name, 70)}",
         f"   state {b.trust.map}",
         "",
     ]
@@ -76,7 +76,7 @@ def _fact_lines(found: Comparison) -> list[str]:
     lines += _wrapped("Alike: " + "; ".join(same) + "." if same else "Alike: nothing.")
     lines += ["", "What speaks against comparing them as they stand:"]
     for doubt in found.doubts or ["nothing that the traces know of."]:
-        lines += _wrapped("- " + ascii_only(doubt), "  ")
+        lines += _wrapped("- " + clean(doubt, 400), "  ")
     return lines
 
 
@@ -88,8 +88,12 @@ def _number_lines(found: Comparison) -> list[str]:
 
 
 def _user_lines(found: Comparison) -> list[str]:
-    lines = ["", "By user: 2M entries split, what was asked for, splits for 100 asked, pages kept"]
-    lines.append("                  2M splits          asked for       per 100      pages at the end")
+    lines = [
+        "",
+        "By user: 2M entries split, regions asked for, splits per 100 of them, and pages",
+        "  that keep frames split at the end",
+    ]
+    lines.append("                  2M splits          asked for       per 100      keeping pages")
     lines.append("                  A     B   B - A      A      B      A      B       A       B")
     for row in records(found.users):
         asked = [f"{row[f'asked_{side}']:,}" if row[f"asked_{side}"] >= 0 else "-" for side in "ab"]
@@ -116,7 +120,7 @@ def _cause_lines(found: Comparison, top: int) -> list[str]:
     lines += _wrapped(
         "B - A is made of: " + ", ".join(by_user) + "." if by_user else "No user split more or less.", "  "
     )
-    lines.append("  change 2M splits A      B  pages kept A      B  who")
+    lines.append("  change 2M splits A      B  keeping pages A    B  who")
     for row in records(differ.head(top)):
         lines.append(
             f"  {row['change']:<6} {row['n_2m_a']:>11,} {row['n_2m_b']:>6,} {row['pages_a']:>13,} {row['pages_b']:>6,}"
@@ -137,10 +141,10 @@ def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ascii_only(", ".join(map(str, value)) or "none")
+        return clean(", ".join(map(str, value)) or "none", 400)
     if value is None:
         return "none"
-    return _count(value) if isinstance(value, int | float) else ascii_only(value)
+    return _count(value) if isinstance(value, int | float) else clean(value, 400)
 
 
 def _count(value: float) -> str:

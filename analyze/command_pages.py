@@ -17,7 +17,13 @@ __all__ = ["add_to", "page_lines"]
 
 MAX_GFP = 12
 _WIDE = 30
-_SHOWN = ["allocations", "pages", "freed_pages", "live_pages"]
+_SHOWN = {
+    "allocations": "allocations",
+    "pages": "pages",
+    "freed_pages": "freed",
+    "replaced_pages": "replaced",
+    "live_pages": "live",
+}
 _UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"), (1, "ns"))
 
 
@@ -83,6 +89,7 @@ def _head(found: PageEvents) -> list[str]:
     if found.sample > 1:
         estimate, low, high = found.scaled()
         lines.append(f"  about {estimate:,} events outside of regions ({low:,} to {high:,}, 95 %)")
+    lines += [line for note in found.notes() for line in wrapped(note, 2, 2)]
     for doubt in found.doubts():
         lines += wrapped(f"! {clean(doubt, 200)}", 2, 2)
     return lines
@@ -90,15 +97,16 @@ def _head(found: PageEvents) -> list[str]:
 
 def _by(found: PageEvents, kind: str, most: int) -> list[str]:
     rows = found.by(kind)
+    columns = [name for name in _SHOWN if name != "replaced_pages" or rows[name].any()]
     shown, legend = [], []
-    for code, *numbers in rows[[kind, *_SHOWN]].head(most).itertuples(index=False):
+    for code, *numbers in rows[[kind, *columns]].head(most).itertuples(index=False):
         name = found.name(kind, int(code))
         if kind == "gfp":  # too long for a column, and what tells two apart stands at its end
             legend += wrapped(f"{code:#x} {clean(name, 400).replace('|', ' | ')}", 2, 2) if len(name) > _WIDE else []
             name = name if len(name) <= _WIDE else f"{code:#x}"
         shown.append([clean(name, _WIDE), *(f"{n:,}" for n in numbers)])
     more = [f"  and {len(rows) - most:,} more"] if len(rows) > most else []
-    return ["", *table([kind, "allocations", "pages", "freed", "live"], shown), *more, *legend]
+    return ["", *table([kind, *(_SHOWN[name] for name in columns)], shown), *more, *legend]
 
 
 def _lifetimes(found: PageEvents) -> list[str]:
@@ -152,7 +160,7 @@ def _consistency(found: PageEvents) -> list[str]:
         "Consistency (events):",
         f"  {found.frees_unknown:>12,} frees of pages not seen before (from before the recording)",
         f"  {again[0]:>12,} frees of pages that were free",
-        f"  {again[1]:>12,} allocations of pages that were allocated",
+        f"  {again[1]:>12,} allocations of pages that were allocated (replaced)",
         *([f"  {found.failed:>12,} allocations that failed"] if found.failed else []),
     ]
 

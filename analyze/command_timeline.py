@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
-from analyze.terminal import clean
+from analyze.terminal import COLUMNS, clean, counted
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-COLUMNS = 79
 BAR = 10
 """Least width of a bar that is drawn."""
 

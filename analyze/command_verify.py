@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
 from analyze.losses import CONCLUSIONS, Doubt, in_doubt, loss_of
-from analyze.terminal import clean, counted
+from analyze.terminal import COLUMNS, clean, counted
 from collect.schema import LEAF_PAGES, Level
 from collect.trace import open_trace
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["EXACT", "NOT_EXACT", "add_to", "run"]
 
 EXACT, NOT_EXACT = 0, 1
-
-COLUMNS = 79
 
 
 def add_to(commands: Subparsers) -> None:
@@ -62,14 +60,14 @@ def _lines(found: Verification) -> list[str]:
     ambiguous = int(found.rules["ambiguous"].sum())
     lines += [
         f"  rules     {counted(found.n_direct, 'direct-map change')}: {found.rule_count:,} unlike what the probe saw",
-        *([f"            {ambiguous:,} more overlap another change and decide nothing"] if ambiguous else []),
+        *([f"            {ambiguous:,} more undecided, since another change overlapped"] if ambiguous else []),
         *_counter_lines(found.splits),
         _observed_line(found),
         *_loss_lines(found),
     ]
     if difference is not None:
         lines.append(
-            f"  left out  accessed/dirty ({counted(difference.hardware_only, 'page')} differ), "
+            f"  left out  accessed/dirty ({counted(difference.hardware_only, 'page')} differ{'s' * (difference.hardware_only == 1)}), "
             f"KFENCE's pool ({counted(difference.kfence, 'page')})"
         )
     for when, text in (("before_start", "while attaching"), ("after_end", "while detaching")):

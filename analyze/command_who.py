@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from analyze.arguments import Subparsers, add_json, add_trace
-from analyze.terminal import clean, counted
+from analyze.arguments import Subparsers, add_json, add_top, add_trace
+from analyze.terminal import COLUMNS, clean, counted
 from analyze.when import add_when
 from analyze.who_text import cause_text, records
 from collect.schema import HUGE_FRAME_PAGES
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-COLUMNS = 79
 TOP = 10
 AXES = ("user", "name", "process", "stack", "region")
 
@@ -29,7 +28,7 @@ def add_to(commands: Subparsers) -> None:
     add_trace(parser)
     add_when(parser, "--at", "the moment", "end")
     parser.add_argument("--by", choices=AXES, default="name", help="what makes two pages one cause (default: name)")
-    parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"lines of each table (default: {TOP})")
+    add_top(parser, TOP, "lines of each table")
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -67,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
         head.append(f"  calls    {under_way:,} under way, which may have changed some of their pages already")
     if trace.manifest["cpu"].get("emulated"):
         head.append("  times    of an emulated CPU: their order is real, their length is not")
-    print("\n".join(line[:COLUMNS].rstrip() for line in [*head, *_lines(found, start_ns, max(options.top, 0))]))
+    print("\n".join(line[:COLUMNS].rstrip() for line in [*head, *_lines(found, start_ns, options.top)]))
     return 0
 
 
@@ -98,7 +97,7 @@ def _split_lines(found: Who, top: int) -> list[str]:
         lines.append(line([row[name] for name in names], cause_text(row["user"], row["cause"], 32)))
     rest = others.iloc[top:]
     if len(rest):
-        lines.append(line([int(rest[name].sum()) for name in names], counted(len(rest), "other")))
+        lines.append(line([int(rest[name].sum()) for name in names], f"and {len(rest):,} more"))
     return [*lines, line([int(own[name].sum()) for name in names], "our recorder, in no line above")]
 
 
@@ -137,7 +136,7 @@ def _healing_lines(found: Who, top: int) -> list[str]:
     steps = found.steps
     lines = ["", "What would heal most if it went away, one after the other (greedy)"]
     if found.own_first:
-        lines.append(f"  {'':>6}  first our recorder, which keeps {counted(found.own_first, 'frame')} alone")
+        lines.append(f"  {'':>6}  first our recorder, which alone keeps {counted(found.own_first, 'frame')}")
     for step in records(steps.head(top)):
         causes = records(found.causes.iloc[list(step["causes"])])
         pages = int(step["pages"])

@@ -114,7 +114,7 @@ def health_lines(found: Health) -> list[str]:
         )
     lines += _entry("clock", clock_text(found))
     for probe in found.missing_probes:
-        lines += _entry("no probe", f"{probe['name']}: {probe['why']}; {probe['costs']}")
+        lines += _entry("no probe", f"{probe['name']}: {probe['why']}; cost: {probe['costs']}")
     if found.emulated:
         lines += _entry("emulated", "times and rates say nothing; which pages were changed by whom is real")
     return lines

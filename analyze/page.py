@@ -32,7 +32,7 @@ __all__ = [
     "render",
 ]
 
-State = Literal["good", "bad", "none"]
+State = Literal["good", "bad", "doubt", "none"]
 
 NO_NAME = "without a name"
 
@@ -41,7 +41,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a trace: passed ("good"), failed ("bad"), or something to know that is neither ("none")."""
+    """One check of a trace: passed ("good"), failed ("bad"), could not be decided ("doubt"), or something to know that is neither ("none")."""
 
     name: str
     state: State

@@ -105,12 +105,23 @@ class PageEvents:
     def name(self, kind: str, code: int) -> str:
         """A code of `by(kind)` in words."""
         if kind == "gfp":
-            return gfp_names(code)
+            return "not recorded" if code == 0 and self.without_flags else gfp_names(code)
         if kind == "migratetype":
             return self.migratetypes.get(code, str(code))
         if kind == "scope":
             return scope_name(code) or "none"
         return PageEvent(code).name if kind == "event" else str(code)
+
+    @property
+    def without_flags(self) -> int:
+        """Allocations that were found behind a region, in the page tables: their rows have gfp and migratetype 0."""
+        told = (self.classes["event"] == PageEvent.ALLOC_BULK) & (self.classes["gfp"] == 0)
+        return int(self.classes.loc[told, "allocations"].sum())
+
+    def notes(self) -> list[str]:
+        """What a reader of the sums by kind has to know."""
+        n = self.without_flags
+        return [f"flags and migratetype of {n:,} allocations were not recorded: they stand as UNMOVABLE"] if n else []
 
     def lifetimes(self) -> pd.DataFrame:
         """One row per power of ten: below_ns, pages freed at that age, pages live at the end (their age so far), and of the

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from analyze.free_blocks import HUGE_ORDER, FreeBlocks
 from analyze.plots_style import FAINT, INK, LEVELS, drawing, settled
+from analyze.report_words import count
 
 __all__ = ["free_figure"]
 
@@ -45,7 +46,8 @@ def free_figure(zones: Sequence[FreeBlocks], start_ns: int, duration_s: float) -
             _draw(axes, zone, start_ns)
         panels[-1].set_xlim(0.0, max(duration_s, 1e-3))
         panels[-1].set_xlabel("seconds since the start snapshot")
-        left = f" ({len(zones) - len(kept)} with less left out)" if len(zones) > len(kept) else ""
+        n_left = len(zones) - len(kept)
+        left = f" ({count(n_left, 'zone')} with less left out)" if n_left else ""
         panels[0].set_title(
             f"Free memory by the size of the free blocks{left}", loc="left", fontsize=10, fontweight="bold"
         )

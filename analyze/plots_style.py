@@ -39,7 +39,7 @@ USERS: dict[str, Look] = {
     "kprobe": Look("kprobes", "#cc79a7", "#dc92bb", "/"),
     "ftrace": Look("ftrace", "#009e73", "#22bd92", "\\"),
     "secretmem": Look("secretmem", "#e69f00", "#f2b632", "|"),
-    "collector": Look("our collector", "#56b4e9", "#a6dcff", "-"),
+    "collector": Look("our recorder", "#56b4e9", "#a6dcff", "-"),
     "other": Look("other", "#40454c", "#b9bec6", "x"),
 }
 """Users of the direct map, by the name that attribution gives them."""

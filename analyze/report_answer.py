@@ -13,7 +13,7 @@ from analyze.report_words import duration, enumeration, memory, number, share
 from analyze.report_words import splits as splits_text
 from collect.schema import LEAF_PAGES, Level
 
-__all__ = ["answer", "provenance", "subtitle", "title"]
+__all__ = ["answer", "mapped_pages", "provenance", "subtitle", "title"]
 
 
 _NOBODY = "nobody split an entry of the direct map"
@@ -65,20 +65,25 @@ def _what_was_split(users: Sequence[UserView], how_long: str, *, bound: bool) ->
 
 def _what_is_left(levels: pd.DataFrame) -> str:
     first, last = levels.iloc[0], levels.iloc[-1]
-    total = max(1, int(last["k4"] + last["m2"] * LEAF_PAGES[Level.M2] + last["g1"] * LEAF_PAGES[Level.G1]))
+    before, after = mapped_pages(first), mapped_pages(last)
     k4_first, k4_last, g1_first, g1_last = (int(row[column]) for column in ("k4", "g1") for row in (first, last))
     if g1_first == g1_last:
         large = f"and all 1G entries ({number(g1_last)}) stayed whole" if g1_last else "and there were no 1G entries"
     else:
         large = f"and 1G entries went from {number(g1_first)} to {number(g1_last)}"
-    if k4_first == k4_last:
-        small = f"4K entries mapped {memory(k4_last)} ({share(k4_last, total)}) of this machine's {memory(total)} throughout"
+    if k4_first == k4_last and before == after:
+        small = f"4K entries mapped {memory(k4_last)} ({share(k4_last, after)}) of this machine's {memory(after)} throughout"
     else:
         small = (
-            f"4K entries mapped {memory(k4_first)} ({share(k4_first, total)}) of this machine's {memory(total)} at the "
-            f"start and {memory(k4_last)} ({share(k4_last, total)}) at the end"
+            f"4K entries mapped {memory(k4_first)} ({share(k4_first, before)}) of this machine's {memory(before)} at the "
+            f"start and {memory(k4_last)} ({share(k4_last, after)}){f' of {memory(after)}' * (before != after)} at the end"
         )
     return f"{small}, {large}."
+
+
+def mapped_pages(levels: pd.Series[int]) -> int:
+    """Pages of 4 KiB that so many entries (k4, m2, g1) map: at the end another number than at the start where memory came or went."""
+    return int(levels["k4"] + levels["m2"] * LEAF_PAGES[Level.M2] + levels["g1"] * LEAF_PAGES[Level.G1])
 
 
 def provenance(analysis: Analysis) -> list[tuple[str, str]]:

@@ -89,7 +89,7 @@ def _rules(verification: dict[str, Any]) -> Check:
         f"and after each is unlike our prediction in {wrong:,} places."
     )
     if ambiguous:
-        text += f" {ambiguous:,} more overlapped another change and decide nothing."
+        text += f" {ambiguous:,} more undecided, since another change overlapped."
     return Check("The rules predict what the probe saw", "bad" if wrong else "good", text)
 
 
@@ -145,7 +145,7 @@ def _losses(verification: dict[str, Any], manifest: dict[str, Any]) -> Check:
 
 def _outside(verification: dict[str, Any]) -> list[Check]:
     """What loading and unloading our own probes did to the map, before and after the numbers of the report."""
-    words = {"before_start": "attaching the probes", "after_end": "taking them off again"}
+    words = {"before_start": "attaching the probes", "after_end": "detaching them"}
     parts = [
         f"{when} split {splits_text(counts['splits_2m'], counts['splits_1g'])}"
         for key, when in words.items()
@@ -173,7 +173,7 @@ def _probes(manifest: dict[str, Any]) -> list[Check]:
         Check(
             f"Without {plain(str(probe.get('name')), 60)}",
             "none",
-            plain(f"{probe.get('why', '')}; {probe.get('costs', '')}", 300),
+            plain(f"{probe.get('why', '')}; cost: {probe.get('costs', '')}", 300),
         )
         for probe in missing_probes(manifest)
     ]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from analyze.health import SOUND, Health, Lost
+from analyze.health import BROKEN, DOUBTED, SOUND, Health, Lost
 from analyze.health_words import clock_text, consistency_text, explained_text, levels_text, verdict_text
-from analyze.page import Check, HealthView
+from analyze.page import Check, HealthView, State
 
 __all__ = ["health_view"]
 
 MAX_SPANS = 8
+
+_STATES: dict[str, State] = {SOUND: "good", DOUBTED: "doubt", BROKEN: "bad"}
 
 
 def health_view(found: Health) -> HealthView:
     """Verdict, each conclusion with what puts it in doubt, and what was counted."""
     state, text = verdict_text(found).split(": ", 1)
     return HealthView(
-        verdict=Check(state, "good" if found.verdict == SOUND else "bad", _sentence(text)),
+        verdict=Check(state, _STATES[found.verdict], _sentence(text)),
         conclusions=[
             Check(
                 f"In doubt: {conclusion.text}" if conclusion.in_doubt else f"Holds: {conclusion.text}",
-                "bad" if conclusion.in_doubt else "good",
+                "doubt" if conclusion.in_doubt else "good",
                 _sentence("; ".join(conclusion.why)) if conclusion.why else "",
             )
             for conclusion in found.conclusions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analyze.attribute import BEFORE
 from analyze.causes import EARLIER
 from analyze.page import KeeperRow, KeepersView, plain
 from analyze.plots_style import USERS
@@ -14,8 +15,6 @@ __all__ = ["MAX_CAUSES", "MAX_STEPS", "healing_sentences", "keepers_view", "stat
 MAX_CAUSES = 10
 MAX_STEPS = 8
 
-_LABELS = {"before": EARLIER, **{name: look.label for name, look in USERS.items()}}
-
 
 def states_text(found: Who) -> str:
     """How many frames are split, and why each of them is, in one sentence."""
@@ -23,18 +22,18 @@ def states_text(found: Who) -> str:
     special = found.special[~found.special["residue"] & found.special["kept"]]
     parts = [
         f"{number(n('kept'))} are kept so by {count(len(special), 'page')} unlike the rest of their frame",
-        f"{number(n('residue'))} by nobody, though some of their pages lack the G bit",
-        f"{number(n('alike'))} by nobody: one entry could map them as they are",
+        f"{number(n('residue'))} by no page, but some lack G",
+        f"{number(n('alike'))} by no page: one entry could map them as they are",
         f"{number(n('never_whole'))} never were one entry",
     ]
-    return f"At the end 4K entries map {count(len(found.frames), 'frame')} of 2M: {', '.join(parts)}."
+    return f"At the end 4K entries map {count(len(found.frames), 'frame')} of 2M: {'; '.join(parts)}."
 
 
 def healing_sentences(found: Who, most: int = MAX_STEPS) -> list[str]:
     """What each cause keeps that nothing before it in the list keeps too: "These 14 pages keep 9 frames in 4K: ..."."""
     sentences = []
     if found.own_first:
-        sentences.append(f"Our own recorder keeps {count(found.own_first, 'frame')} in 4K.")
+        sentences.append(f"Our recorder keeps {count(found.own_first, 'frame')} in 4K.")
     for step in records(found.steps.head(most)):
         causes = records(found.causes.iloc[list(step["causes"])])
         pages = int(step["pages"])
@@ -46,8 +45,9 @@ def healing_sentences(found: Who, most: int = MAX_STEPS) -> list[str]:
         sentences.append(f"{this} {count(pages, 'page')} {verb} {frames} in 4K{together}: {names}{more}.")
     left = len(found.steps) - most
     if left > 0:
+        healed = found.own_first + int(found.steps["total"].iloc[-1])
         sentences.append(
-            f"After {count(left, 'more step')} {count(int(found.steps['total'].iloc[-1]), 'frame')} would be kept by nobody."
+            f"After {count(left, 'more step')} {number(healed)} of these {count(found.n_frames('kept'), 'frame')} would be kept by no page."
         )
     return sentences
 
@@ -75,5 +75,7 @@ def keepers_view(found: Who) -> KeepersView:
 
 
 def _cause(user: object, cause: object) -> str:
-    label = _LABELS.get(str(user), "other")
-    return plain(label if str(cause) in ("", label) else f"{label}: {cause}", 80)
+    """As `who` names it: `module usbcore`."""
+    if user == BEFORE:
+        return plain(EARLIER if cause in ("", EARLIER) else f"{EARLIER}: {cause}", 80)
+    return plain(f"{'our recorder' if user == 'collector' else user} {cause}".strip(), 80)

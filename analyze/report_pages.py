@@ -12,8 +12,14 @@ __all__ = ["page_sentences", "page_tables", "pages_view"]
 MAX_ROWS = 8
 """Rows of each table; `directmap-analyze pages` has all."""
 
-_COLUMNS = ("allocations", "pages", "freed_pages", "live_pages")
-_HEADS = ("allocations", "pages", "freed", "live at the end")
+_COLUMNS = {
+    "allocations": "allocations",
+    "pages": "pages",
+    "freed_pages": "freed",
+    "replaced_pages": "replaced",
+    "live_pages": "live at the end",
+}
+"""Replaced: allocated anew without a free that was seen; left out where there are none."""
 _TITLES = {"order": "order", "migratetype": "migratetype", "gfp": "flags", "scope": "purpose"}
 _UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"), (1, "ns"))
 
@@ -50,7 +56,7 @@ def page_sentences(found: PageEvents) -> list[str]:
         )
     if found.emulated:
         said.append("The CPUs were emulated, so lifetimes and rates are left out.")
-    return said + [f"{plain(text[:1].upper() + text[1:], 200)}." for text in found.doubts()]
+    return said + [f"{plain(text[:1].upper() + text[1:], 200)}." for text in [*found.notes(), *found.doubts()]]
 
 
 def page_tables(found: PageEvents) -> list[TableView]:
@@ -74,14 +80,15 @@ def page_tables(found: PageEvents) -> list[TableView]:
 
 def _by(found: PageEvents, kind: str) -> TableView:
     rows = found.by(kind)
+    columns = [name for name in _COLUMNS if name != "replaced_pages" or rows[name].any()]
     shown = [
         [plain(found.name(kind, int(code)).replace("|", " | "), 200), *(number(int(n)) for n in numbers)]
-        for code, *numbers in rows[[kind, *_COLUMNS]].head(12 if kind == "order" else MAX_ROWS).itertuples(index=False)
+        for code, *numbers in rows[[kind, *columns]].head(12 if kind == "order" else MAX_ROWS).itertuples(index=False)
     ]
     left = len(rows) - len(shown)
     if left > 0:
-        shown.append([f"and {left} more", *[""] * len(_COLUMNS)])
-    return TableView([_TITLES[kind], *_HEADS], shown)
+        shown.append([f"and {left} more", *[""] * len(columns)])
+    return TableView([_TITLES[kind], *(_COLUMNS[name] for name in columns)], shown)
 
 
 def _time(ns: int) -> str:

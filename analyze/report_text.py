@@ -7,7 +7,7 @@ from analyze.health import Health
 from analyze.health_words import health_lines, verdict_lines
 from analyze.page import NO_NAME, Check
 from analyze.plots_style import USERS
-from analyze.report_answer import answer, provenance, subtitle, title
+from analyze.report_answer import answer, mapped_pages, provenance, subtitle, title
 from analyze.report_checks import checks, limits, verdict
 from analyze.report_keepers import healing_sentences, states_text
 from analyze.report_pages import page_sentences
@@ -62,13 +62,12 @@ def _paragraph(text: str, indent: int = 0, hang: int = 0) -> list[str]:
 
 
 def _levels(analysis: Analysis) -> list[str]:
-    first, last = analysis.rebuilt.levels.iloc[0], analysis.rebuilt.levels.iloc[-1]
+    rows_of = [(row, max(1, mapped_pages(row))) for row in (analysis.rebuilt.levels.iloc[i] for i in (0, -1))]
     columns = {"1G": ("g1", Level.G1), "2M": ("m2", Level.M2), "4K": ("k4", Level.K4)}
-    total = max(1, sum(int(last[column]) * LEAF_PAGES[level] for column, level in columns.values()))
     rows = []
     for name, (column, level) in columns.items():
         cells = [name]
-        for row in (first, last):
+        for row, total in rows_of:
             pages = int(row[column]) * LEAF_PAGES[level]
             cells += [f"{int(row[column]):,}", as_ascii(memory(pages)), as_ascii(share(pages, total))]
         rows.append(cells)

@@ -44,7 +44,7 @@ def view(
     free = (
         Picture(
             Markup(inline_svg(drawn["free"], f"{slug}-free", "Free memory by the size of the free blocks, over time.")),
-            "From /proc/buddyinfo, once a second: a 2M entry can only be had, or had back, where a whole 2M frame is free or movable.",
+            "From /proc/buddyinfo, once a second: a cache that takes 2M at once finds them only where a whole 2M frame is free, or can be emptied.",
             files.get("free", ()),
         )
         if "free" in drawn

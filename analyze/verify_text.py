@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyze.mismatch_words import change_words
-from analyze.terminal import counted
+from analyze.terminal import clean, counted, wrapped
 from analyze.verify import runs_of
-from analyze.who_text import ascii_only
 from analyze.who_text import records as _records
 from collect.schema import Level
 
@@ -45,10 +44,9 @@ def difference_lines(found: Verification) -> list[str]:
         lines.append(f"  pfn {row['page']:#x}, {_WHEN[row['when']]}:")
         lines.append(f"      predicted {words['predicted']}")
         lines.append(f"      observed  {words['observed']}")
-        lines.append(f"      rule      {words['rule']}")
-        lines.append(f"                ({words['source']})")
+        lines += _rule_lines(words)
         lines += _change_lines("change", words["change"])
-    return [ascii_only(line, 120) for line in lines]
+    return [clean(line, 120) for line in lines]
 
 
 def rule_lines(found: Verification) -> list[str]:
@@ -79,11 +77,15 @@ def _run_lines(difference: Difference, most: int, told: Told | None) -> list[str
         words = told.run(run)
         lines.append(f"      rebuilt   {words['rebuilt']}")
         lines.append(f"      snapshot  {words['snapshot']}")
-        lines.append(f"      rule      {words['rule']} ({words['source']})")
+        lines += _rule_lines(words)
         lines += _change_lines("last", words["last_change"]) or ["      last      no recorded change touched this page"]
         if words["last_split"] and words["last_split"] != words["last_change"]:
             lines += _change_lines("split", words["last_split"])
     return lines
+
+
+def _rule_lines(words: dict[str, Any]) -> list[str]:
+    return wrapped(f"rule      {clean(words['rule'], 200)} ({clean(words['source'], 200)})", 6, 10)
 
 
 def _change_lines(label: str, change: dict[str, Any] | None) -> list[str]:

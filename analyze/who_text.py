@@ -9,7 +9,7 @@ from analyze.terminal import clean
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ascii_only", "cause_text", "records"]
+__all__ = ["cause_text", "records"]
 
 _WHO = {"collector": "our recorder", "before": "(before)"}
 
@@ -21,10 +21,5 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def cause_text(user: object, cause: object, most: int) -> str:
     """User and cause in at most `most` printable ASCII characters."""
-    text = f"{_WHO.get(str(user), str(user))} {ascii_only(cause)}".strip()
+    text = f"{_WHO.get(str(user), str(user))} {clean(cause, 400)}".strip()
     return text if len(text) <= most else text[: max(most, 12) - 2] + ".."
-
-
-def ascii_only(text: object, most: int = 400) -> str:
-    """Text from a trace as printable ASCII."""
-    return clean(text, most).encode("ascii", "replace").decode()

@@ -137,7 +137,7 @@ def test_a_missing_probe_is_named_with_what_it_costs(source: Path, tmp_path: Pat
     probe = {"name": "vfree", "why": "not there", "costs": "late frees"}
     found = examined(with_manifest(source, tmp_path / "t", probes={"missing": [probe, 3]}))
     assert found.missing_probes == [probe]
-    assert any("vfree: not there; late frees" in line for line in health_lines(found))
+    assert any("vfree: not there; cost: late frees" in line for line in health_lines(found))
 
 
 def test_a_trace_of_pages_alone_has_a_health_too(

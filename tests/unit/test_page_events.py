@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -235,3 +236,19 @@ def test_json_is_strict_and_has_no_times_of_an_emulated_machine(capsys: pytest.C
     assert found["allocations_per_second"] is None
     assert found["consistency"]["frees_of_unknown_pages"] == 4
     assert {row["name"] for row in found["migratetype"]} == {"UNMOVABLE", "RECLAIMABLE"}
+
+
+def test_pages_of_a_line_are_freed_replaced_or_live_and_flags_that_were_not_recorded_are_not_called_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pages", str(SAMPLE)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^  not recorded +4,384 +4,384 +4,355 +0 +29$", text, re.MULTILINE)
+    assert "flags and migratetype of 4,384 allocations were not recorded" in text
+    head = next(line for line in text.splitlines() if line.startswith("  order "))
+    assert head.split() == ["order", "allocations", "pages", "freed", "replaced", "live"]
+    orders = re.findall(r"^  \d+ +[\d,]+ +([\d,]+) +([\d,]+) +([\d,]+) +([\d,]+)$", text, re.MULTILINE)
+    assert len(orders) == 6
+    for line in orders:
+        pages, *parts = (int(cell.replace(",", "")) for cell in line)
+        assert pages == sum(parts)

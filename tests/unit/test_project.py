@@ -50,6 +50,16 @@ def test_a_wheel_would_hold_every_package() -> None:
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_every_module_of_the_analyzer_has_its_place_in_the_layout() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| for | modules |") : text.index("Imports run one way")]
+    named = re.findall(r"`([a-z_]+\*?)`", table)
+    modules = {path.stem for path in (ROOT / "analyze").glob("[!_]*.py")}
+    prefixes = tuple(name[:-1] for name in named if name.endswith("*"))
+    assert {name for name in modules if not name.startswith(prefixes)} == {n for n in named if not n.endswith("*")}
+    assert all(any(name.startswith(prefix) for name in modules) for prefix in prefixes)
+
+
 def imported(path: Path, *, at_import_only: bool) -> set[str]:
     """Top-level names of the packages that a module imports; or only those that it imports when it is imported."""
     tree = ast.parse(path.read_text())

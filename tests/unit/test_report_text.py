@@ -54,9 +54,16 @@ def test_a_sample_in_a_mail_says_what_its_numbers_say(sample: str, capsys: pytes
 def test_what_a_sample_says(capsys: pytest.CaptureFixture[str]) -> None:
     text = summary(capsys, SAMPLES / "7.2-churn")
     assert "split: modules 79 x 2M, secretmem 50 x 2M and 1 x 1G and BPF 7 x 2M.\n" in text
-    assert "  - These 27 pages keep 4 frames in 4K: modules: usbcore.\n" in text
+    assert "  - These 27 pages keep 4 frames in 4K: module usbcore.\n" in text
     assert "  4K  7,642  29.9 MiB   0.4 %  77,274  302 MiB   3.7 %\n" in text
     assert "[ok] exact: 2,097,114 pages compared" in text
+
+
+def test_shares_are_of_the_memory_there_was_at_that_time(capsys: pytest.CaptureFixture[str]) -> None:
+    text = summary(capsys, Path(__file__).parents[1] / "recordings" / "hotplug-7.2")  # 6 GiB, to which 1 GiB came
+    joined = " ".join(text.split())
+    assert "(0.5 %) of this machine's 6.0 GiB at the start and 47.9 MiB (0.7 %) of 7.0 GiB at the end" in joined
+    assert re.search(r"1G +2 +2\.0 GiB +33\.3 % +3 +3\.0 GiB +42\.9 %", text)
 
 
 def test_health_is_the_first_thing_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
