@@ -18,6 +18,7 @@ from replay.placement import Placement, Served
 from replay.policies import Policy
 from replay.policies.choose import choose
 from replay.pressure import Pressure
+from replay.requests import Life
 from replay.results import Interval, PolicyResult, Series
 from replay.serving import parse_users, serve
 from replay.stream import Stream, as_asked, decode
@@ -67,6 +68,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
 
     idle = [_idle(placement, stream.grid_ns) for placement, _ in runs]
     first = runs[0][0]
+    real = stream.requests.life != Life.CACHE  # a cache that is not there is no request
     return PolicyResult(
         policy=policy.label,
         title=policy.title,
@@ -101,10 +103,10 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         },
         refill_failures=span(lambda p, _: p.refill_failures),
         requests={
-            "total": len(stream.requests),
+            "total": int(np.count_nonzero(real)),
             "served": first.served,
             "not_served": first.not_served,
-            "as_recorded": first.as_recorded,
+            "as_recorded": int(np.count_nonzero(real & (first.state == Served.AS_RECORDED))),
         },
         requests_not_served=span(lambda p, _: p.not_served),
         requests_by_user=stream.requests.by_user(),

@@ -151,8 +151,9 @@ def test_results_are_whole_and_in_order(stream: Stream, name: str) -> None:
         stream = as_asked(stream)
     result = replay(stream, policy)
     total = result.requests
-    assert total["served"] + total["not_served"] + total["as_recorded"] == total["total"] == len(stream.requests)
-    assert sum(result.requests_by_user.values()) == np.count_nonzero(stream.requests.life != Life.CACHE)
+    assert total["served"] + total["not_served"] + total["as_recorded"] == total["total"]
+    assert total["total"] == np.count_nonzero(stream.requests.life != Life.CACHE)
+    assert sum(result.requests_by_user.values()) == total["total"]
     assert sum(by.hi for by in result.split_2m_by_user.values()) >= result.split_2m.hi
     assert (
         result.page_table_pages_end.lo >= result.page_table_pages_start.lo or "merge" in name or name == "clairvoyant"
