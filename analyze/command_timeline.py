@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
-from analyze.terminal import COLUMNS, clean, counted
+from analyze.terminal import COLUMNS, clean
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
