@@ -34,7 +34,7 @@ def add_to(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
     from analyze.diff import diff
-    from analyze.doubts import warnings
+    from analyze.doubts import clock, warnings
     from analyze.history import History
     from analyze.reconstruct import rebuild
 
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
         print(f"{clean(options.directory.name or options.directory, 30)}, {_moments(found, history.span)}")
-        print("\n".join([*warnings(trace), *_lines(found, history.span)]))
+        print("\n".join([*clock(trace), *warnings(trace), *_lines(found, history.span)]))
     return 0
 
 

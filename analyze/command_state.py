@@ -30,7 +30,7 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analyze.doubts import warnings
+    from analyze.doubts import clock, warnings
     from analyze.history import History
     from analyze.playback import load_course
     from analyze.state_summary import summarize_state
@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(found.to_json() | {"seconds": history.span.seconds(found.ts_ns)}, indent=1, allow_nan=False))
     else:
         print(f"{clean(options.directory.name or options.directory, 30)}, {_moment(found, history.span)}")
-        print("\n".join([*warnings(history.trace), *_lines(found)]))
+        print("\n".join([*clock(history.trace), *warnings(history.trace), *_lines(found)]))
     return 0
 
 

@@ -35,7 +35,7 @@ def _steps(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
-    from analyze.doubts import warnings
+    from analyze.doubts import clock, warnings
     from analyze.history import span_of
     from analyze.losses import Doubt, lost_for
     from analyze.reconstruct import rebuild
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({"steps": table.to_dict("records"), "lost_events": lost}, indent=1, allow_nan=False))
         return 0
     print(f"{clean(options.directory.name or options.directory, 50)}: entries, and splits since the line above")
-    print("\n".join([*warnings(trace), *_lines(table)]))
+    print("\n".join([*clock(trace), *warnings(trace), *_lines(table)]))
     return 0
 
 

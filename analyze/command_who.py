@@ -36,6 +36,7 @@ def add_to(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     from analyze.attribute import attribute
     from analyze.causes import By
+    from analyze.doubts import clock
     from analyze.history import History
     from analyze.reconstruct import rebuild
     from analyze.trust import trust
@@ -64,8 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     head += [f"  state    {believed.map}", f"  who      {believed.who}"]
     if under_way:
         head.append(f"  calls    {under_way:,} under way, which may have changed some of their pages already")
-    if trace.manifest["cpu"].get("emulated"):
-        head.append("  times    of an emulated CPU: their order is real, their length is not")
+    head += clock(trace)
     print("\n".join(line[:COLUMNS].rstrip() for line in [*head, *_lines(found, start_ns, options.top)]))
     return 0
 

@@ -6,7 +6,13 @@ from analyze.losses import CONCLUSIONS, Doubt, loss_of
 from analyze.terminal import counted, wrapped
 from collect.trace import Trace
 
-__all__ = ["warnings"]
+__all__ = ["clock", "warnings"]
+
+
+def clock(trace: Trace) -> list[str]:
+    """What has to stand beside times, where the CPUs were emulated."""
+    emulated = trace.manifest["cpu"].get("emulated")
+    return ["  times    of an emulated CPU: their order is real, their length is not"] if emulated else []
 
 
 def warnings(trace: Trace, about: Doubt = Doubt.MAP | Doubt.WHO) -> list[str]:

@@ -48,7 +48,7 @@ def explained_text(explained: Explained) -> str:
         )
         if explained.splits_without_stack:
             text += f", {explained.splits_without_stack:,} no stack"
-    return text
+    return text + ("; what has no user is called other" if other or others else "")
 
 
 def levels_text(found: Health) -> str:

@@ -41,14 +41,14 @@ def trust(verified: Verification) -> Trust:
     if verified.exact and difference is not None:
         words = f"exact: {difference.pages:,} pages compared with the page tables"
     elif of_map:
-        words = f"IN DOUBT: {counted(of_map, 'event')} lost, so splits are a lower bound (see verify)"
+        words = f"in doubt: {counted(of_map, 'event')} lost, so splits are a lower bound (see verify)"
     elif difference is None:
         words = "NOT CHECKED: no end snapshot to compare with (see verify)"
     else:
-        words = f"IN DOUBT: {_against(verified)} (see verify)"
+        words = f"in doubt: {_against(verified)} (see verify)"
     who = "by stack, process and region, none of them lost"
     if of_who:
-        who = f"IN DOUBT: {counted(of_who, 'event')} lost that tell who; what lacks them is called other"
+        who = f"in doubt: {counted(of_who, 'event')} lost that tell who; what lacks them is called other"
     return Trust(verified.exact, of_map, of_who, words, who)
 
 

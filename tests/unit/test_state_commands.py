@@ -124,7 +124,7 @@ def test_timeline_adds_up_to_the_splits_of_the_whole(rebuilt: Rebuild, capsys: p
         counts = history.state_at(row["ts_ns"]).counts()
         assert [row["k4"], row["m2"], row["g1"]] == [counts[level] for level in (Level.K4, Level.M2, Level.G1)]
     out = said(capsys, "timeline", CHURN)
-    assert len(out.splitlines()) == 1 + 1 + 21 + 1
+    assert len(out.splitlines()) == 2 + 1 + 21 + 1
     assert "141 x 2M and 3 x 1G split in all" in out
 
 
@@ -200,3 +200,13 @@ def test_a_call_that_changed_the_map_before_those_nested_in_it_counts_from_then_
     for row in nested.levels[nested.levels["ts_ns"] >= history.span.first_ns].groupby("ts_ns").last().itertuples():
         counts = history.state_at(row.Index).counts()
         assert [row.k4, row.m2, row.g1] == [counts[level] for level in (Level.K4, Level.M2, Level.G1)]
+
+
+def test_times_of_an_emulated_machine_are_called_so(
+    machine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    native = with_manifest(machine, tmp_path / "native", cpu={"emulated": False})
+    emulated = with_manifest(machine, tmp_path / "emulation", cpu={"emulated": True})
+    for command in ("state", "timeline", "diff"):
+        assert "times    of an emulated CPU" in said(capsys, command, emulated)
+        assert "emulated" not in said(capsys, command, native)

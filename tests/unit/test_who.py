@@ -262,11 +262,11 @@ def test_a_trace_that_is_not_exact_or_lost_events_says_so(
     rows = open_trace(source).table("snapshots").to_pandas()
     row = int(rows[(rows["moment"] == Moment.END) & (rows["level"] == 1)].index[0])
     wrong = with_cell(source, tmp_path / "t", "snapshots", "attrs", row, int(rows["attrs"][row]) ^ 2)
-    assert any(line.startswith("  state    IN DOUBT: ") for line in printed(capsys, "who", wrong))
+    assert any(line.startswith("  state    in doubt: ") for line in printed(capsys, "who", wrong))
     lossy = with_manifest(source, tmp_path / "u", losses={"changes_ring_full": 3})
     lines = printed(capsys, "who", lossy)
-    assert any("IN DOUBT: 3 events lost, so splits are a lower bound" in line for line in lines)
-    assert any("IN DOUBT: 3 events lost that tell who" in line for line in lines)
+    assert any("in doubt: 3 events lost, so splits are a lower bound" in line for line in lines)
+    assert any("in doubt: 3 events lost that tell who" in line for line in lines)
 
 
 def test_without_any_change_there_is_nothing_to_say(
