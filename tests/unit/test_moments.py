@@ -260,7 +260,7 @@ def test_a_difference_between_the_ends_alone_breaks_the_health_and_is_named_wher
     assert found.why == [words]
     assert next(one for one in found.conclusions if "state of the direct map" in one.text).why == [words]
     assert trust(verify(trace, analysis.rebuilt)).map == (
-        f"IN DOUBT: {n:,} pages differ from the page tables in between (see verify)"
+        f"in doubt: {n:,} pages differ from the page tables in between (see verify)"
     )
 
 
