@@ -22,4 +22,10 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def cause_text(user: object, cause: object, most: int) -> str:
     """User and cause in at most `most` printable ASCII characters."""
     text = f"{_WHO.get(str(user), str(user))} {clean(cause, 400)}".strip()
-    return text if len(text) <= most else text[: max(most, 12) - 2] + ".."
+    most = max(most, 12)
+    if len(text) <= most:
+        return text
+    number = text.rpartition(" ")[2]  # of a region: what tells it from its neighbours
+    if number.isdecimal() and len(number) < most - 8:
+        return f"{text[: most - len(number) - 3].rstrip(', ')}.. {number}"
+    return text[: most - 2] + ".."

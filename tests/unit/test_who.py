@@ -18,6 +18,7 @@ from analyze.causes import By
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.snapshots import load_snapshot
 from analyze.who import STATES, Who, who
+from analyze.who_text import cause_text
 from collect.schema import ATTRS_HARDWARE, Level, Moment, Pte
 from collect.trace import open_trace
 from tests.machine import COLLECTOR, write_trace
@@ -278,3 +279,10 @@ def test_without_any_change_there_is_nothing_to_say(
     lines = printed(capsys, "who", tmp_path / "t")
     assert "Split while recording: 0 entries of 2M, 0 of 1G" in lines
     assert any("nothing that we saw made keeps a frame" in line for line in lines)
+
+
+def test_a_cause_that_is_cut_keeps_the_number_of_its_region() -> None:
+    region = "bpf_prog_pack, bpf_pack 87123456789012"
+    assert cause_text("bpf", region, 60) == f"bpf {region}"
+    assert cause_text("bpf", region, 32) == "bpf bpf_prog_pa.. 87123456789012"
+    assert cause_text("bpf", "set_memory_ro < bpf_prog_pack_alloc", 32) == "bpf set_memory_ro < bpf_prog_p.."
