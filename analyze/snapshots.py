@@ -124,7 +124,7 @@ class SnapshotTable:
 
 def _packed_parts(trace: Trace) -> Iterator[dict[str, pa.Array]]:
     names = TABLES["snapshots"].names
-    for part in trace.batches("snapshots", names):
+    for part in trace.batches("snapshots", names, n_threads=1):
         kept = _kept(part, trace).combine_chunks()
         if len(kept):
             yield {name: _packed(name, kept[name].chunk(0)) for name in names}

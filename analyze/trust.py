@@ -56,10 +56,10 @@ def _against(verified: Verification) -> str:
     """What keeps a trace that lost nothing from being exact; the first that does."""
     difference = verified.difference
     if difference is not None and difference.level + difference.attributes:
-        return f"{difference.level + difference.attributes:,} pages differ from the page tables"
+        return f"{counted(difference.level + difference.attributes, 'page')} unlike the page tables"
     between = sum(check.wrong for check in verified.between)
     if between:
-        return f"{between:,} pages differ from the page tables in between"
+        return f"{counted(between, 'page')} unlike the page tables in between"
     if verified.unfinished:
         return f"the return of {counted(verified.unfinished, 'call')} was not seen"
     if verified.rule_count:

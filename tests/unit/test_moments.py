@@ -17,6 +17,7 @@ from analyze.moments import Running, mark_moving
 from analyze.playback import load_course
 from analyze.report_checks import checks, verdict
 from analyze.snapshots import SnapshotTable, snapshots_between
+from analyze.terminal import counted
 from analyze.trust import trust
 from analyze.verify import verify
 from collect.errors import TraceError
@@ -260,7 +261,7 @@ def test_a_difference_between_the_ends_alone_breaks_the_health_and_is_named_wher
     assert found.why == [words]
     assert next(one for one in found.conclusions if "state of the direct map" in one.text).why == [words]
     assert trust(verify(trace, analysis.rebuilt)).map == (
-        f"in doubt: {n:,} pages differ from the page tables in between (see verify)"
+        f"in doubt: {counted(n, 'page')} unlike the page tables in between (see verify)"
     )
 
 
