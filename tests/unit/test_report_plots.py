@@ -141,7 +141,7 @@ def test_free_memory_is_drawn_by_the_size_of_its_blocks() -> None:
     assert figure is not None
     svg = inline_svg(figure, "x", "")
     ET.fromstring(svg)
-    assert "Normal, node 0" in svg and "(1 with less left out)" in svg
+    assert "Normal, node 0" in svg and "(1 zone with less left out)" in svg
     assert "2M and more: 1.00 GiB" in svg and "up to 64 KiB: 0.48 GiB" in svg and "128 KiB to 1 MiB: 0.12 GiB" in svg
     for colour in re.findall(r"(?<!, )#[0-9a-f]{6}", svg):
         assert colour in ("#ffffff", "#000000"), f"{colour} would stay the same in the dark"
@@ -152,7 +152,7 @@ def test_free_memory_of_a_long_recording_and_many_nodes_stays_a_small_picture() 
     figure = free_figure([replace(one, node=node) for node in range(9)], 0, 9e4)
     assert figure is not None
     svg = inline_svg(figure, "x", "")
-    assert len(svg) < 1_000_000 and svg.count("free [GiB]") == 4 and "(5 with less left out)" in svg
+    assert len(svg) < 1_000_000 and svg.count("free [GiB]") == 4 and "(5 zones with less left out)" in svg
 
 
 def test_where_nothing_is_known_of_free_memory_nothing_is_drawn() -> None:
