@@ -154,6 +154,7 @@ def health(trace: Trace, analysis: Analysis | None) -> Health:
             wrong if analysis else None,
             unfinished or 0,
             orphans or 0,
+            explained,
             skipped if pages else None,
             events.contradictions if events else 0,
         ),
@@ -253,7 +254,13 @@ def _verdict(trace: Trace, verification: dict[str, Any] | None) -> tuple[list[st
 
 
 def _conclusions(
-    losses: list[Lost], wrong: list[str] | None, unfinished: int, orphans: int, skipped: int | None, contradictions: int
+    losses: list[Lost],
+    wrong: list[str] | None,
+    unfinished: int,
+    orphans: int,
+    explained: Explained | None,
+    skipped: int | None,
+    contradictions: int,
 ) -> list[Conclusion]:
     """Each conclusion that the trace allows, with what puts it in doubt.
 
@@ -273,6 +280,9 @@ def _conclusions(
             why += [f"{unfinished:,} calls whose return was not seen"] * bool(unfinished)
         if doubt & Doubt.WHO:
             why += [f"{orphans:,} nested calls without their parent"] * bool(orphans)
+            unknown = explained.changes_of.get("other", 0) if explained else 0
+            if explained and unknown * 2 > explained.changes:  # nothing was lost, but nobody is named
+                why.append(f"{unknown:,} of {explained.changes:,} changes have no user that we know: see their stacks")
         if doubt & Doubt.PAGES and skipped and not why:
             why.append(f"up to {skipped:,} may be missing: the kernel skipped our program, in scope of a region or not")
         if doubt & Doubt.PAGES and contradictions:

@@ -173,3 +173,12 @@ def test_a_counter_that_falls_or_starts_high_loses_nothing_twice(source: Path, t
     assert n.tolist() == [3, 1]
     assert (end - begin).tolist() == [0, SECOND]
     assert len(series.of("lost/nobody")[0]) == 0
+
+
+def test_changes_of_users_that_nobody_knows_put_in_doubt_who_made_them_and_not_the_map() -> None:
+    """On this recording a module that only the lab has makes every change."""
+    found = examined(SAMPLES.parent / "tests" / "recordings" / "static-6.1")
+    assert found.verdict == "sound"
+    [conclusion] = [one for one in found.conclusions if one.why]
+    assert conclusion.text.startswith("who made a change")
+    assert conclusion.why == ["518 of 518 changes have no user that we know: see their stacks"]
