@@ -278,7 +278,7 @@ class Playback:
             changes.columns["mask_set"],
             changes.columns["mask_clr"],
             changes.columns["force_split"],
-            changes.columns["has_pgd"],
+            changes.columns["has_pgd"] if changes.columns["has_pgd"].any() else None,
             changes.columns["ret"],
             self.course.seen_level,
             changes.columns["attrs_first"],
@@ -343,7 +343,7 @@ def _apply_all(
     mask_set: npt.NDArray[np.uint64],
     mask_clr: npt.NDArray[np.uint64],
     force_split: npt.NDArray[np.uint8],
-    has_pgd: npt.NDArray[np.uint8],
+    has_pgd: npt.NDArray[np.uint8] | None,
     ret: npt.NDArray[np.int32],
     seen_level: npt.NDArray[np.uint8],
     seen_attrs: npt.NDArray[np.uint64],
@@ -370,7 +370,7 @@ def _apply_all(
 
     Predictions, `altered` and `leaves` may have no cells: then nothing is noted.
 
-    `rare` is None where no row is of another kind than CPA.
+    `rare` is None where no row is of another kind than CPA, `has_pgd` where no call has one.
 
     Returns how many rows altered the numbers of leaf entries (they stand in `altered`, the numbers in `leaves`), or a
     failure (< 0).
@@ -396,10 +396,16 @@ def _apply_all(
                     at = pfns[begin + i] if stop > begin else first
                     n = 1 if stop > begin else n_pages[row]
                     done = 1 if stop > begin else n_done[row]
-                    got = change_range(
-                        m, log, window, row, entry, leave, at, n, done,
-                        mask_set[row], mask_clr[row], force_split[row] != 0, has_pgd[row] != 0,
-                    )  # fmt: skip
+                    if has_pgd is None:
+                        got = change_range(
+                            m, log, window, row, entry, leave, at, n, done,
+                            mask_set[row], mask_clr[row], force_split[row] != 0, None,
+                        )  # fmt: skip
+                    else:
+                        got = change_range(
+                            m, log, window, row, entry, leave, at, n, done,
+                            mask_set[row], mask_clr[row], force_split[row] != 0, has_pgd[row] != 0,
+                        )  # fmt: skip
                     if got[0] < 0:
                         return got[0]
                     if predict:

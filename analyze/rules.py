@@ -248,13 +248,14 @@ def change_range(
     mask_set: np.uint64,
     mask_clr: np.uint64,
     force_split: bool,
-    has_pgd: bool,
+    has_pgd: bool | None,
 ) -> tuple[int, int, int]:
     """Apply one call on `n_pages` pages from `pfn`, of which the first `n_done` were completed.
 
     Whether a large leaf is covered is decided by what was asked for, not by what was completed (sm:
     __change_page_attr_set_clr stores the pages remaining for "the large page preservation check"). A page of a pages
     array is a call of one page. Frames outside `window` are passed over. The caller keeps pfn + n_pages inside the map.
+    `has_pgd` is None where no call of the trace has one: what fills holes takes a second to compile, and is left out then.
 
     Returns (1G leaves split, 2M leaves split, entries changed); the first is ATTRS_OVERFLOW or LOG_FULL on failure.
     """
@@ -300,8 +301,8 @@ def change_range(
             level = m.frame_level[frame]
             if level == K4:
                 n = min(to_frame_end, n_done - i)
-                if has_pgd:
-                    n = pages_to_hole(m, page, n)
+                if has_pgd is not None:  # numba leaves the branch out where it is None
+                    n = pages_to_hole(m, page, n) if has_pgd else n
                 if n > 0:
                     got = _change_pages(m, row, page, n, mask_set, mask_clr)
                     if got < 0:
@@ -331,13 +332,14 @@ def change_range(
                 i += min(rest, to_frame_end)
                 continue
         # A hole: passed over page by page, or filled where the call brings its page directory (sm: __cpa_process_fault).
-        if has_pgd:
-            code = attr_code(m, _changed(_KERNPG_TABLE, mask_set, mask_clr))
-            if code < 0:
-                return ATTRS_OVERFLOW, 0, 0
-            met(m, _HOLE_FILLED, row)
-            n_changed += fill(m, window, entry_ns, exit_ns, page, pfn + n_pages, code)
-            break
+        if has_pgd is not None:  # noqa: SIM102 (only a branch of just this form is left out)
+            if has_pgd:
+                code = attr_code(m, _changed(_KERNPG_TABLE, mask_set, mask_clr))
+                if code < 0:
+                    return ATTRS_OVERFLOW, 0, 0
+                met(m, _HOLE_FILLED, row)
+                n_changed += fill(m, window, entry_ns, exit_ns, page, pfn + n_pages, code)
+                break
         met(m, _HOLE_PASSED, row)
         i += min(rest, GIGA - (page & (GIGA - 1)) if m.giga_level[giga] == 0 else to_frame_end)
     return n_giga, n_frame, n_changed
