@@ -1,52 +1,32 @@
-"""Rows from records: what the rings kept apart is joined, what was lost is counted, names and stacks are stored once."""
+"""Rows from records: what the rings kept apart is joined, and what was lost is counted."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from collect.interning import trim
-from collect.kallsyms import Kallsyms
-from collect.records import ARRAY, CHANGE, CHUNK, FRAMES, PAGE, REGION, SPLIT, STACK
+from collect.records import CHUNK
 from collect.rows import MAX_UNCLAIMED, RowMaker
-from collect.schema import (
-    NO_PFN,
-    SCOPE_SPLIT,
-    TABLES,
-    Cpa,
-    Level,
-    PageEvent,
-    Pte,
-    RegionEvent,
-    RegionKind,
-    Space,
-    Tier,
+from collect.schema import NO_PFN, SCOPE_SPLIT, Cpa, Level, PageEvent, Pte, RegionEvent, RegionKind, Space, Tier
+from tests.machine.row_records import (
+    ENCRYPTION,
+    KERNEL_RW,
+    LARGE,
+    LARGE_PAT,
+    MAX_PFN,
+    MODULES,
+    PAGE_OFFSET,
+    SYMBOLS,
+    VMALLOC,
+    VMEMMAP,
+    change,
+    ptes,
+    region,
+    row_maker,
+    tick,
 )
-
-PAGE_OFFSET = 0xFFFF_9000_4000_0000
-MAX_PFN = 1 << 20
-VMEMMAP = 0xFFFF_EA00_0000_0000
-MODULES = 0xFFFF_FFFF_C000_0000
-VMALLOC = 0xFFFF_B000_0000_0000
-ENCRYPTION = 1 << 47
-MASK = (1 << 52) - 1 & ~ENCRYPTION
-KERNEL_RW = int(Pte.P | Pte.RW | Pte.A | Pte.D | Pte.G | Pte.NX)
-LARGE, LARGE_PAT = 1 << 7, 1 << 12
-
-SYMBOLS = """\
-ffffffff81000000 T _stext
-ffffffff81000100 T __change_page_attr_set_clr
-ffffffff81000200 T set_memory_ro
-ffffffff81000300 t bpf_trampoline_nothing
-ffffffff81900000 T _etext
-ffffffffc0001000 t init_module\t[mod]
-ffffffffc0003000 t bpf_prog_0123456789abcdef_kretfunc__cpa\t[bpf]
-ffffffffc0004000 t bpf_trampoline_6442485\t[bpf]
-ffffffffc0005000 t bpf_prog_fedcba9876543210_theirs\t[bpf]
-"""
 
 
 @pytest.fixture
@@ -58,65 +38,7 @@ def symbols(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def maker(symbols: Path) -> RowMaker:
-    return RowMaker(Kallsyms(symbols), PAGE_OFFSET, MAX_PFN, VMEMMAP, MASK)
-
-
-LAYOUTS = {
-    "change_ring": CHANGE,
-    "split_ring": SPLIT,
-    "stack_ring": STACK,
-    "array_ring": ARRAY,
-    "region_ring": REGION,
-    "frames_ring": FRAMES,
-    "page_ring": PAGE,
-}
-
-
-def records(dtype: np.dtype[np.void], *rows: dict[str, Any]) -> np.ndarray:
-    made = np.zeros(len(rows), dtype)
-    for i, row in enumerate(rows):
-        for name, value in row.items():
-            made[name][i] = value
-    return made
-
-
-def tick(maker: RowMaker, **rings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the records given by ring (`change=[...]`, ...), as dictionaries; those held back are waited for."""
-    rows = one_tick(maker, **rings)
-    while maker.held:
-        for name, more in one_tick(maker).items():
-            rows[name] += more
-    return rows
-
-
-def one_tick(maker: RowMaker, **rings: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    batch = {name: [records(dtype, *rings.pop(name.removesuffix("_ring"), []))] for name, dtype in LAYOUTS.items()}
-    assert not rings
-    tables = maker.tables(batch)
-    for name, table in tables.items():
-        assert table.schema.equals(TABLES[name])
-    return {name: table.to_pylist() for name, table in tables.items()}
-
-
-def change(address: int, **values: Any) -> dict[str, Any]:
-    return {"ts": 100, "end": 250, "call_id": 7, "address": address, "n_pages": 1, "n_done": 1} | values
-
-
-def region(address: int, n_bytes: int, **values: Any) -> dict[str, Any]:
-    return {
-        "ts": 50,
-        "region_id": 9,
-        "address": address,
-        "n_bytes": n_bytes,
-        "event": RegionEvent.ALLOC,
-        "tier": Tier.BACKING,
-        "kind": RegionKind.MODULE_ALLOC,
-    } | values
-
-
-def ptes(first: int, n: int, *, at: int = 0) -> list[int]:
-    """A chunk of entries of which `n` from position `at` name the frames first, first + 1, ..."""
-    return [(first + i - at) << 12 | KERNEL_RW if at <= i < at + n else 0 for i in range(CHUNK)]
+    return row_maker(symbols)
 
 
 def test_nothing_makes_no_rows_but_the_empty_string(maker: RowMaker) -> None:
@@ -457,67 +379,6 @@ def test_scopes_are_what_was_being_allocated(maker: RowMaker) -> None:
     assert (rows[3]["migratetype"], rows[3]["gfp"]) == (2, 0x1100CCA)
 
 
-def stack(key: int, *ips: int, n_bytes: int | None = None) -> dict[str, Any]:
-    ip = list(ips) + [0] * (32 - len(ips))
-    return {"key": key, "n_bytes": 8 * len(ips) if n_bytes is None else n_bytes, "ip": ip}
-
-
-CPA, RO, OURS = 0xFFFF_FFFF_8100_0120, 0xFFFF_FFFF_8100_0210, 0xFFFF_FFFF_C000_3010
-TRAMPOLINE, MODULE = 0xFFFF_FFFF_C000_4020, 0xFFFF_FFFF_C000_1050
-
-
-def test_equal_stacks_are_stored_once(maker: RowMaker) -> None:
-    first = tick(
-        maker,
-        stack=[stack(11, CPA, RO), stack(12, CPA), stack(13, CPA, RO)],
-        change=[change(PAGE_OFFSET, stack_key=key, call_id=key) for key in (11, 12, 13)],
-    )
-    ids = [row["stack_id"] for row in first["changes"]]
-    assert ids[0] == ids[2] != ids[1] and 0 not in ids
-    assert {row["stack_id"]: row["frames"] for row in first["stacks"]} == {
-        ids[0]: ["__change_page_attr_set_clr+0x20", "set_memory_ro+0x10"],
-        ids[1]: ["__change_page_attr_set_clr+0x20"],
-    }
-    second = tick(maker, stack=[stack(21, CPA)], region=[region(MODULES, 1, stack_key=21, tier=Tier.ASKED)])
-    assert second["regions"][0]["stack_id"] == ids[1]
-    assert second["stacks"] == []
-
-
-def test_a_stack_waits_for_its_event(maker: RowMaker) -> None:
-    tick(maker, stack=[stack(11, CPA)])
-    [row] = tick(maker, change=[change(PAGE_OFFSET, stack_key=11)])["changes"]
-    assert row["stack_id"] == 1
-
-
-def test_a_change_waits_a_tick_for_its_stack(maker: RowMaker) -> None:
-    """The stack was whole first, but lay in its ring behind one that another CPU was still writing."""
-    late, other = change(PAGE_OFFSET, stack_key=11), change(PAGE_OFFSET + 4096, call_id=8)
-    assert [row["call_id"] for row in one_tick(maker, change=[late, other])["changes"]] == [8]
-    assert maker.held == 1
-    [row] = one_tick(maker, stack=[stack(11, CPA)])["changes"]
-    assert (row["call_id"], row["stack_id"], maker.held) == (7, 1, 0)
-
-
-def test_a_change_that_waits_for_pages_of_its_array_loses_none(maker: RowMaker) -> None:
-    n = CHUNK + 3
-    whole = change(PAGE_OFFSET, flags=Cpa.PAGES_ARRAY, n_pages=n, n_done=n)
-    pages = [VMEMMAP + (0x400 + i) * 64 for i in range(2 * CHUNK)]
-    chunks = [{"call_id": 7, "chunk": i, "page": pages[i * CHUNK : (i + 1) * CHUNK]} for i in (0, 1)]
-    assert one_tick(maker, change=[whole], array=chunks[:1])["changes"] == []
-    [row] = one_tick(maker, array=chunks[1:])["changes"]
-    assert (row["pfns"], row["n_pfns_lost"]) == ([0x400 + i for i in range(n)], 0)
-
-
-def test_a_region_that_waits_keeps_its_frames_though_it_is_freed_meanwhile(maker: RowMaker) -> None:
-    made = region(MODULES, 4096, stack_key=11)
-    frames = {"region_id": 9, "address": MODULES, "level": Level.K4, "pte": ptes(0x77, 1)}
-    gone = region(MODULES, 0, event=RegionEvent.FREE, ts=60)
-    first = one_tick(maker, region=[made, gone], frames=[frames])["regions"]
-    assert [row["event"] for row in first] == [RegionEvent.FREE]
-    [row] = one_tick(maker, stack=[stack(11, CPA)])["regions"]
-    assert (row["pfns"], row["n_pfns_lost"], row["stack_id"]) == ([0x77], 0, 1)
-
-
 def test_a_split_is_stored_with_the_page_that_caused_it(maker: RowMaker) -> None:
     where = PAGE_OFFSET + (0x345 << 12)
     entry = 0x200 << 12 | KERNEL_RW | LARGE
@@ -549,53 +410,3 @@ def test_memory_that_has_come_is_direct_map_from_then_on(maker: RowMaker) -> Non
     maker.max_pfn = MAX_PFN + 1
     [row] = tick(maker, change=[beyond])["changes"]
     assert (row["space"], row["pfn"]) == (Space.DIRECT_MAP, MAX_PFN)
-
-
-def test_a_stack_that_was_lost_is_none(maker: RowMaker) -> None:
-    rows = tick(maker, stack=[stack(11, CPA)], change=[change(PAGE_OFFSET, stack_key=k) for k in (0, 5, 12)])
-    assert [row["stack_id"] for row in rows["changes"]] == [0, 0, 0]
-
-
-def test_what_lies_behind_the_end_of_a_stack_is_not_in_it(maker: RowMaker) -> None:
-    rows = tick(maker, stack=[stack(11, CPA, RO, MODULE, n_bytes=16), stack(12, CPA, RO)])
-    assert [row["frames"] for row in rows["stacks"]] == [["__change_page_attr_set_clr+0x20", "set_memory_ro+0x10"]]
-
-
-def test_our_own_probes_are_not_in_a_stack(maker: RowMaker) -> None:
-    rows = tick(maker, stack=[stack(11, OURS, TRAMPOLINE, CPA, RO, MODULE)])
-    assert rows["stacks"][0]["frames"] == [
-        "__change_page_attr_set_clr+0x20",
-        "set_memory_ro+0x10",
-        "init_module+0x50 [mod]",
-    ]
-
-
-def test_trim_takes_off_the_programs_on_top_and_leaves_those_below() -> None:
-    ours, theirs = "bpf_prog_1_ours+0x1 [bpf]", "bpf_prog_2_theirs+0x1 [bpf]"
-    assert trim([ours, ours, "a+0x1", theirs, "b+0x1"]) == ["a+0x1", theirs, "b+0x1"]
-    assert trim(["?", "bpf_trampoline_7+0x5 [bpf]", "__bpf_prog_exit+0x1", "a+0x1"]) == ["a+0x1"]
-    assert trim([ours]) == [ours]
-    assert trim([]) == []
-
-
-def test_a_module_that_came_since_is_looked_up(maker: RowMaker, symbols: Path) -> None:
-    late = 0xFFFF_FFFF_C100_0010
-    symbols.write_text(SYMBOLS + "ffffffffc1000000 t late_init\t[late]\n")
-    rows = tick(maker, stack=[stack(11, CPA, late)])
-    assert rows["stacks"][0]["frames"] == ["__change_page_attr_set_clr+0x20", "late_init+0x10 [late]"]
-
-
-def test_each_name_is_stored_once_and_nothing_is_0(maker: RowMaker) -> None:
-    first = tick(
-        maker,
-        change=[change(PAGE_OFFSET, comm=name) for name in (b"insmod", b"", b"perf", b"insmod")],
-        region=[region(MODULES, 1, comm=b"perf", name=b"ext4", tier=Tier.ASKED)],
-    )
-    texts = {row["string_id"]: row["text"] for row in first["strings"]}
-    assert texts[0] == ""
-    assert sorted(texts.values()) == ["", "ext4", "insmod", "perf"]
-    assert [texts[row["comm_id"]] for row in first["changes"]] == ["insmod", "", "perf", "insmod"]
-    assert [texts[first["regions"][0][name]] for name in ("comm_id", "name_id")] == ["perf", "ext4"]
-    second = tick(maker, change=[change(PAGE_OFFSET, comm=name) for name in (b"perf", b"\xff\xfe")])
-    assert [row["text"] for row in second["strings"]] == ["\ufffd\ufffd"]
-    assert second["changes"][0]["comm_id"] == first["changes"][2]["comm_id"]
