@@ -123,20 +123,7 @@ class _Doers:
     def last(self, pfn: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Row of the last change in between that covers each of ascending pages; -1 where there is none."""
         changes = self.course.changes
-        row = np.full(len(pfn), -1, np.int64)
-        last_change(
-            pfn,
-            row,
-            self.order,
-            changes.direct,
-            changes.columns["ts_ns"],
-            changes.first_pfn,
-            changes.n_done,
-            changes.pfns,
-            changes.pfns_start,
-            self._never,
-        )
-        return row
+        return last_change(pfn, changes, self.order, changes.direct, self._never)
 
     def touched(self) -> npt.NDArray[np.bool_]:
         """Per 2M frame: did anything in between concern it? All of a large leaf is concerned where a part of it is."""

@@ -22,8 +22,9 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Kernel", "kernel", "signed"]
+__all__ = ["Kernel", "first_from", "kernel", "signed"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -125,3 +126,16 @@ def _stamp() -> tuple[str, int]:
 def signed(cell: Any) -> int:
     """A cell of an unsigned array as int64: numba makes a float of an unsigned number and a signed one."""
     return np.int64(cell)  # type: ignore[return-value]
+
+
+@kernel
+def first_from(ascending: npt.NDArray[np.int64], value: int) -> int:
+    """Index of the first cell that is not below a value: np.searchsorted, whose own text, error messages and all, takes seconds to compile."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) >> 1
+        if ascending[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -21,7 +21,7 @@ from analyze.changes import Changes, load_changes
 from analyze.directmap import FRAME, GIGA, DirectMap, SplitLog, Window, new_log, raise_failure
 from analyze.entries import Entries, collapse_frame, collapse_giga, entry_at, met
 from analyze.hotplug import Reread, add_range, read_again, remove_range
-from analyze.jit import kernel, signed
+from analyze.jit import first_from, kernel, signed
 from analyze.observed_splits import ObservedSplits, load_splits
 from analyze.rule_names import Rule
 from analyze.rules import change_range, split_leaf
@@ -315,19 +315,6 @@ def _inside(window: Window, pfn: int, entry_ns: int, exit_ns: int) -> bool:
 
 
 @kernel
-def _first_from(ascending: npt.NDArray[np.int64], value: int) -> int:
-    """np.searchsorted, whose own text, error messages and all, takes seconds to compile."""
-    low, high = 0, len(ascending)
-    while low < high:
-        middle = (low + high) >> 1
-        if ascending[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@kernel
 def _apply_all(
     m: Entries,
     log: SplitLog,
@@ -411,7 +398,7 @@ def _apply_all(
                     if predict:
                         n_changed[row] += got[2]
                 if ret[row] != 0:
-                    for i in range(_first_from(left_row, row), _first_from(left_row, row + 1)):
+                    for i in range(first_from(left_row, row), first_from(left_row, row + 1)):
                         if _inside(window, left_pfn[i], entry, leave):
                             failed = split_leaf(m, log, row, leave, left_pfn[i], signed(left_level[i]))
                             if failed < 0:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analyze.changes import Changes
 from analyze.directmap import FRAME, DirectMap
-from analyze.jit import kernel
+from analyze.jit import first_from, kernel
 from analyze.reconstruct import Rebuild
 from collect.schema import ATTRS_HARDWARE, Level, Pte
 
@@ -43,19 +44,9 @@ def special_pages(rebuilt: Rebuild, state: DirectMap | None = None, until_ns: in
     parts = [_special_of(state, leaf, frames[i : i + _BATCH]) for i in range(0, max(len(frames), 1), _BATCH)]
     special = pd.concat(parts, ignore_index=True)
     changes = rebuilt.changes
-    row = np.full(len(special), -1, np.int64)
-    last_change(
-        special["pfn"].to_numpy(np.int64),
-        row,
-        changes.order,
-        changes.direct & (changes.effect_ns <= until_ns),
-        changes.columns["ts_ns"],
-        changes.first_pfn,
-        changes.n_done,
-        changes.pfns,
-        changes.pfns_start,
-        rebuilt.window.hi if until_ns == END_NS else np.full_like(rebuilt.window.hi, END_NS),
-    )
+    read_ns = rebuilt.window.hi if until_ns == END_NS else np.full_like(rebuilt.window.hi, END_NS)
+    in_effect = changes.direct & (changes.effect_ns <= until_ns)
+    row = last_change(special["pfn"].to_numpy(np.int64), changes, changes.order, in_effect, read_ns)
     return special.assign(row=row)
 
 
@@ -156,19 +147,24 @@ def _usual(state: DirectMap) -> np.uint64:
 
 def last_change(
     pages: npt.NDArray[np.int64],
-    row_of: npt.NDArray[np.int64],
+    changes: Changes,
     order: npt.NDArray[np.int64],
     direct: npt.NDArray[np.bool_],
-    entry_ns: npt.NDArray[np.int64],
-    first_pfn: npt.NDArray[np.int64],
-    n_done: npt.NDArray[np.int64],
-    pfns: npt.NDArray[np.int64],
-    pfns_start: npt.NDArray[np.int64],
     read_ns: npt.NDArray[np.int64],
-) -> None:
-    """For each of ascending `pages`, the last change in order of effect that covers it, and began before its frame was read."""
-    following = np.arange(len(pages) + 1)
-    _last_change(pages, row_of, following, order, direct, entry_ns, first_pfn, n_done, pfns, pfns_start, read_ns)
+) -> npt.NDArray[np.int64]:
+    """For each of ascending `pages`, the row of the last change that covers it and began before its frame was read; or -1.
+
+    Args:
+        order: rows that count, in order of effect.
+        direct: of all rows, those that count.
+        read_ns: per 2M frame.
+    """
+    row, following = np.full(len(pages), -1, np.int64), np.arange(len(pages) + 1)
+    _last_change(
+        pages, row, following, order, direct, changes.columns["ts_ns"],
+        changes.first_pfn, changes.n_done, changes.pfns, changes.pfns_start, read_ns,
+    )  # fmt: skip
+    return row
 
 
 @kernel
@@ -185,7 +181,7 @@ def _last_change(
     pfns_start: npt.NDArray[np.int64],
     read_ns: npt.NDArray[np.int64],
 ) -> None:
-    """As above; `following` holds each index of pages and one more, and becomes a union-find: the next page without a row."""
+    """Fills `row_of`; `following` holds each index of pages and one more, and becomes a union-find: the next page without a row."""
     n = len(pages)
     for place in range(len(order) - 1, -1, -1):
         row = order[place]
@@ -196,13 +192,7 @@ def _last_change(
         for i in range(n_ranges):
             first = pfns[begin + i] if stop > begin else first_pfn[row]
             end = first + (1 if stop > begin else n_done[row])
-            at, above = 0, n
-            while at < above:
-                middle = (at + above) // 2
-                if pages[middle] < first:
-                    at = middle + 1
-                else:
-                    above = middle
+            at = first_from(pages, first)
             while True:
                 while following[at] != at:
                     following[at] = following[following[at]]
