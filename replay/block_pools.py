@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from analyze.jit import kernel
 from replay.placement import Host
+from replay.pressure import ALLOC, FREE, SHRINK, with_shrinker
 
 __all__ = ["PoolRun", "run_pools"]
 
@@ -23,7 +24,6 @@ UInt8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 BLOCK = 512
-_ALLOC, _FREE, _SHRINK = range(3)
 _N_BLOCKS, _IDLE, _N_FAILED, _N_NOT_SERVED, _N_FLIPS, _OVERFLOW, _N_SPARE, _HELD = range(8)
 _POOL, _NEXT, _PREVIOUS, _N_FREE, _SPARE = range(5)
 
@@ -68,13 +68,7 @@ def run_pools(
         compacts: a block is always to be had, by compaction if need be.
         hopeful: a block that left is what the next one to come is; False: it is always memory never met before.
     """
-    subject = np.concatenate((event_request, host.pressure_pages)).astype(np.int64)
-    op = np.concatenate((np.where(event_is_free, _FREE, _ALLOC), np.full(len(host.pressure_ns), _SHRINK))).astype(
-        np.uint8
-    )
-    ns = np.concatenate((event_ns, host.pressure_ns)).astype(np.int64)
-    in_order = np.argsort(ns, kind="stable")
-    subject, op, ns = subject[in_order], op[in_order], ns[in_order]
+    subject, op, ns = with_shrinker(event_request, event_is_free, event_ns, host)
     available = np.full(len(ns), 1 << 40, np.int64)
     if len(host.free_ns) and not compacts:
         row = np.maximum(np.searchsorted(host.free_ns, ns, side="right") - 1, 0)
@@ -105,7 +99,7 @@ def run_pools(
         flip_event=flips[0, :n],
         flip_block=flips[1, :n],
         flip_in=flips[2, :n] != 0,
-        flip_request=np.where(op == _SHRINK, -1, subject)[flips[0, :n]],
+        flip_request=np.where(op == SHRINK, -1, subject)[flips[0, :n]],
         n_blocks=int(counters[_N_BLOCKS]),
         n_failed=int(counters[_N_FAILED]),
         n_not_served=int(counters[_N_NOT_SERVED]),
@@ -211,7 +205,7 @@ def _serve(
     flips: Int64, counters: Int64, blocks: Int64, stacks: Int32, heads: Int64, in_use: Int64,
 ) -> None:  # fmt: skip
     for event in range(len(op)):
-        if op[event] == _SHRINK:
+        if op[event] == SHRINK:
             if flags[0] == 0:
                 for p in range(len(heads)):
                     _release(event, p, subject[event], flags, flips, counters, blocks, heads)
@@ -220,7 +214,7 @@ def _serve(
             p = pool[request]
             start, end = first[request], first[request + 1]
             failed_at = -1
-            if op[event] == _ALLOC:
+            if op[event] == ALLOC:
                 for i in range(start, end):
                     dest[i] = _page(event, p, available[event], flags, flips, counters, blocks, stacks, heads)
                     if dest[i] < 0:
@@ -231,7 +225,7 @@ def _serve(
                     return
                 if failed_at >= 0:
                     counters[_N_NOT_SERVED] += 1
-            if op[event] == _FREE or failed_at >= 0:
+            if op[event] == FREE or failed_at >= 0:
                 for i in range(start, end if failed_at < 0 else failed_at):
                     if dest[i] >= 0:
                         _back(dest[i], counters, blocks, stacks, heads)

@@ -17,9 +17,13 @@ from collect.errors import TraceError
 from collect.trace import Trace
 from replay.placement import Host
 
-__all__ = ["BATCH_PAGES", "Pressure", "low_watermark"]
+__all__ = ["ALLOC", "BATCH_PAGES", "FREE", "SHRINK", "Pressure", "low_watermark", "with_shrinker"]
+
+ALLOC, FREE, SHRINK = range(3)
+"""What a cache is asked to do."""
 
 Int64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 BATCH_PAGES = 128
 """SHRINK_BATCH (mm/vmscan.c): what one call asks for, at least."""
@@ -82,3 +86,17 @@ def low_watermark(ram_pages: int) -> int:
     """
     min_free_kb = min(max(int(sqrt(ram_pages * 4 * 16)), 128), 262144)
     return min_free_kb // 4 * 5 // 4
+
+
+def with_shrinker(
+    event_request: Int64, event_is_free: Bools, event_ns: Int64, host: Host
+) -> tuple[Int64, npt.NDArray[np.uint8], Int64]:
+    """Allocations, frees and the host's calls of the shrinker in order of time.
+
+    Returns for each its subject (a request, or of a SHRINK the pages asked for), ALLOC, FREE or SHRINK, and its time.
+    """
+    subject = np.concatenate((event_request, host.pressure_pages)).astype(np.int64)
+    op = np.concatenate((np.where(event_is_free, FREE, ALLOC), np.full(len(host.pressure_ns), SHRINK)))
+    ns = np.concatenate((event_ns, host.pressure_ns)).astype(np.int64)
+    in_order = np.argsort(ns, kind="stable")
+    return subject[in_order], op[in_order].astype(np.uint8), ns[in_order]

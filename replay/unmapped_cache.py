@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from analyze.jit import kernel, signed
 from replay.placement import Host
+from replay.pressure import FREE, SHRINK, with_shrinker
 
 __all__ = ["BLOCK_ORDER", "N_ORDERS", "CacheRules", "CacheRun", "run_cache"]
 
@@ -32,7 +33,6 @@ N_ORDERS = 11
 BLOCK_ORDER = 9
 BLOCK = 1 << BLOCK_ORDER
 _NIL = -1
-_ALLOC, _FREE, _SHRINK = range(3)
 
 # cells of the counters that the compiled part fills
 _N_REFILLS, _N_BLOCKS, _IDLE, _N_FAILED_REFILLS, _N_NOT_SERVED, _TAKEN, _OVERFLOW, _N_RELEASES, _N_SPARE, _ABSORBED = (
@@ -116,13 +116,7 @@ def run_cache(
         host: free blocks and memory pressure over time.
     """
     rules = rules or CacheRules()
-    subject = np.concatenate((event_request, host.pressure_pages)).astype(np.int64)
-    op = np.concatenate((np.where(event_is_free, _FREE, _ALLOC), np.full(len(host.pressure_ns), _SHRINK))).astype(
-        np.uint8
-    )
-    ns = np.concatenate((event_ns, host.pressure_ns)).astype(np.int64)
-    in_order = np.argsort(ns, kind="stable")
-    subject, op, ns = subject[in_order], op[in_order], ns[in_order]
+    subject, op, ns = with_shrinker(event_request, event_is_free, event_ns, host)
     row = np.maximum(np.searchsorted(host.free_ns, ns, side="right") - 1, 0 if len(host.free_ns) else -1)
     ladder = np.zeros(N_ORDERS, np.bool_)
     ladder[list(rules.orders)] = True
@@ -353,7 +347,7 @@ def _serve(
     chunk_order: Int8, blocks: Int64,
 ) -> None:  # fmt: skip
     for event in range(len(op)):
-        if op[event] == _SHRINK:
+        if op[event] == SHRINK:
             _shrink(subject[event], event, flags, releases, counters, heads, links, chunk_order, blocks)
             if counters[_OVERFLOW]:
                 return
@@ -361,7 +355,7 @@ def _serve(
             continue
         request = subject[event]
         start, end = first[request], first[request + 1]
-        if op[event] == _FREE:
+        if op[event] == FREE:
             for i in range(start, end):
                 if dest[i] >= 0:
                     _give(dest[i], flags, counters, heads, links, chunk_order, blocks)
