@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.report_words import as_ascii, span
 from analyze.terminal import clean, counted, table, wrapped
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _SHOWN = {
     "replaced_pages": "replaced",
     "live_pages": "live",
 }
-_UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"), (1, "ns"))
 
 
 def add_to(commands: Subparsers) -> None:
@@ -115,16 +115,14 @@ def _lifetimes(found: PageEvents) -> list[str]:
     rows = found.lifetimes()
     kinds = [name for name in rows.columns if name not in ("below_ns", "freed", "live")]
     shown = [
-        [f"< {_time(int(row['below_ns']))}", *(f"{int(row[name]):,}" for name in ["freed", *kinds[:3], "live"])]
+        [
+            f"< {as_ascii(span(int(row['below_ns'])))}",
+            *(f"{int(row[name]):,}" for name in ["freed", *kinds[:3], "live"]),
+        ]
         for _, row in rows.iterrows()
         if row["freed"] or row["live"]
     ]
     return ["", *table(["pages by age", "freed", *(f"of {name}"[:14] for name in kinds[:3]), "live still"], shown)]
-
-
-def _time(ns: int) -> str:
-    factor, unit = next((factor, unit) for factor, unit in _UNITS if ns >= factor)
-    return f"{ns // factor:,} {unit}"
 
 
 def _scattered(found: PageEvents) -> list[str]:

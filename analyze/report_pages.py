@@ -5,7 +5,7 @@ from __future__ import annotations
 from analyze.analysis import Analysis
 from analyze.page import PagesView, Picture, TableView, plain
 from analyze.page_events import PageEvents
-from analyze.report_words import count, memory, number
+from analyze.report_words import count, memory, number, span
 
 __all__ = ["page_sentences", "page_tables", "pages_view"]
 
@@ -21,7 +21,6 @@ _COLUMNS = {
 }
 """Replaced: allocated anew without a free that was seen; left out where there are none."""
 _TITLES = {"order": "order", "migratetype": "migratetype", "gfp": "flags", "scope": "purpose"}
-_UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"), (1, "ns"))
 
 
 def pages_view(analysis: Analysis, free: Picture | None) -> PagesView | None:
@@ -70,7 +69,7 @@ def page_tables(found: PageEvents) -> list[TableView]:
             TableView(
                 ["age of pages, below", "freed", "live at the end"],
                 [
-                    [_time(below), number(freed), number(live)]
+                    [span(below), number(freed), number(live)]
                     for below, freed, live in lived[["below_ns", "freed", "live"]].itertuples(index=False)
                 ],
             )
@@ -89,8 +88,3 @@ def _by(found: PageEvents, kind: str) -> TableView:
     if left > 0:
         shown.append([f"and {left} more", *[""] * len(columns)])
     return TableView([_TITLES[kind], *(_COLUMNS[name] for name in columns)], shown)
-
-
-def _time(ns: int) -> str:
-    factor, unit = next((factor, unit) for factor, unit in _UNITS if ns >= factor)
-    return f"{number(ns // factor)} {unit}"

@@ -7,11 +7,24 @@ from collections.abc import Sequence
 
 from collect.schema import LEAF_PAGES, Level
 
-__all__ = ["BYTES_PER_PAGE", "as_ascii", "count", "duration", "enumeration", "memory", "number", "share", "splits"]
+__all__ = [
+    "BYTES_PER_PAGE",
+    "as_ascii",
+    "count",
+    "duration",
+    "enumeration",
+    "memory",
+    "number",
+    "share",
+    "span",
+    "splits",
+]
 
 BYTES_PER_PAGE = 4096 * LEAF_PAGES[Level.K4]
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
+
+_UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"), (1, "ns"))
 
 
 def number(n: float) -> str:
@@ -53,12 +66,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
+def span(ns: int) -> str:
+    """Nanoseconds in the largest unit of which they fill one; what is left over is cut."""
+    factor, unit = next((factor, unit) for factor, unit in _UNITS if ns >= factor)
+    return f"{number(ns // factor)} {unit}"
+
+
 def share(part: int, total: int) -> str:
     """Per cent."""
     return f"{100 * part / total:.1f}{THIN}%"
 
 
-_ASCII = str.maketrans({"×": "x", "–": "-", "“": '"', "”": '"', "→": "->", "←": "<-", "·": ",", "…": "..."})
+_ASCII = str.maketrans({"×": "x", "–": "-", "“": '"', "”": '"', "→": "->", "←": "<-", "·": ",", "…": "...", "µ": "u"})
 
 
 def as_ascii(text: str) -> str:
