@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import signal
 import sys
@@ -17,7 +16,7 @@ from collect.errors import HostError
 from tests.bench import machine, result, tracefs
 from tests.bench.contestants import OURS_ALL, OURS_DEFAULT, UNTRACED, Contestant, contestants
 from tests.bench.loads import BUILD, LOADS, POPULATE, Load, Settings, compiled, load
-from tests.bench.markdown import markdown
+from tests.bench.markdown import markdown, publish
 from tests.bench.rounds import Run, rounds, run_once
 
 MEMORY = "memory"
@@ -63,11 +62,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; nothing is left running", file=sys.stderr)
         return 130
-    text = markdown(found)
-    print(text)
-    if args.output:
-        args.output.write_text(text)
-        args.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    publish(found, markdown(found), args.output)
     return 0
 
 

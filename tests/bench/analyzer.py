@@ -23,6 +23,7 @@ from typing import Any
 
 from collect.errors import HostError
 from tests.bench import machine
+from tests.bench.markdown import publish
 from tests.bench.scaled_trace import many_changes, many_pages, wide_host
 
 ROOT = Path(__file__).parents[2]
@@ -269,11 +270,7 @@ def main() -> int:
         return 2
     if not found:
         return 0
-    text = markdown(found)
-    print(text)
-    if args.output:
-        args.output.write_text(text)
-        args.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    publish(found, markdown(found), args.output)
     return 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.bench.loads import BUILD
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "publish"]
 
 REACHED = {True: "yes", False: "**no**", None: "not measured"}
 
@@ -174,3 +176,11 @@ def _spread(found: dict[str, Any] | None, form: str) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def publish(result: dict[str, Any], text: str, output: Path | None) -> None:
+    """Print a result's Markdown; with `output` write it there, and the result as JSON beside it."""
+    print(text)
+    if output:
+        output.write_text(text)
+        output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
