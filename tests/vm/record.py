@@ -26,6 +26,7 @@ LOADS = {
     "kexec": machine.Needs(vmlinuz=True),
     "hotplug": machine.Needs(slots_mb=2048, monitor=True),
     "rules": machine.Needs(),
+    "users": machine.Needs(),
 }
 LAB_JSON = "lab.json"
 

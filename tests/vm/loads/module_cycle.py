@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Where modules live that need no device, or that merely register a driver for one.
-_PLACES = (
+PLACES = (
     "kernel/crypto/",
     "kernel/lib/",
     "kernel/fs/",
@@ -33,7 +33,7 @@ _PLACES = (
 )
 # tcrypt fails by design; the test and error injection modules run for long or break things; the
 # others cannot be unloaded, or take the guest's own console, disks or network away.
-_NEVER = (
+NEVER = (
     "tcrypt", "test_", "locktorture", "torture", "error-inject", "error_inject", "9p", "netfs",
     "fscache", "cachefiles", "virtio", "pstore", "efi", "ocfs2", "dlm", "gfs2", "ceph", "drbd",
     "rbd", "rnbd", "xen", "netconsole", "null_blk", "brd", "zram", "nbd", "fcoe", "rxrpc",
@@ -56,10 +56,10 @@ class Modules:
             # Compressed modules (6.12 on) are about a quarter of what gets loaded.
             share = 1 if path.endswith(".ko") else 4
             if (
-                path.startswith(_PLACES)
+                path.startswith(PLACES)
                 and len(deps.split()) <= most_deps
                 and plain not in loaded
-                and not any(word in name for word in _NEVER)
+                and not any(word in name for word in NEVER)
                 and (home / path).stat().st_size * share <= largest
             ):
                 found.append(name)

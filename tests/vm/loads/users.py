@@ -1,0 +1,118 @@
+"""The same users on every kernel: so many modules, BPF programs, secret areas, in an order that the seed alone decides.
+
+For comparing kernels: the modules are chosen by name among those that need no other module, so that a kernel that lacks
+one does not change which others are chosen; programs have the sizes that a fleet's have. Every actor is a process that
+takes ordinary memory besides, or the special pages would all come to lie in one frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import random
+import signal
+import sys
+import zlib
+from collections import Counter
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: make the checkout importable
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from tests.vm.loads import syscalls
+from tests.vm.loads.actors import Act, Cast, Memory, sieve
+from tests.vm.loads.churn import secret
+from tests.vm.loads.counted import loaded, module
+from tests.vm.loads.module_cycle import NEVER, PLACES
+from tests.vm.loads.report import Report, parser
+
+# Song Liu, 2022-11 (the bpf_prog_pack threads): half of a fleet's programs are below 500 bytes, three quarters below 2 kB.
+_MEDIAN_BYTES, _SIGMA = 500, 2.05
+_LARGEST_BYTES = 120_000
+_BYTES_AN_ADDITION = 7
+CROWD = 60
+
+
+def chosen(seed: int, number: int) -> list[tuple[str, Path]]:
+    """Modules for a seed, by a hash of seed and name: a name that a kernel lacks moves no other one."""
+    home = Path("/lib/modules") / platform.release()
+    there = loaded()
+    found = []
+    for line in (home / "modules.dep").read_text("ascii").splitlines():
+        path, _, needs = line.partition(":")
+        file = path.rsplit("/", 1)[-1].split(".ko")[0]
+        name = file.replace("-", "_")
+        if path.startswith(PLACES) and not needs.strip() and name not in there and not any(w in file for w in NEVER):
+            found.append((zlib.crc32(f"{seed} {name}".encode()), name, home / path))
+    return [(name, path) for _, name, path in sorted(found)[:number]]
+
+
+def programs(sizes: list[int]) -> Act:
+    """Load BPF programs of these sizes in bytes of machine code and hold them."""
+
+    def act(counts: Counter[str]) -> None:
+        _held.append(sieve(1))
+        for size in sizes:
+            syscalls.load_filter(max(size // _BYTES_AN_ADDITION, 1))
+            counts["bpf_programs"] += 1
+
+    return act
+
+
+def holes(act: Act) -> Act:
+    """The act, after taking kernel memory that leaves holes."""
+
+    def sieved(counts: Counter[str]):  # type: ignore[no-untyped-def]
+        _held.append(sieve(2))
+        return act(counts)
+
+    return sieved
+
+
+_held: list[object] = []
+
+
+def sizes(rng: random.Random) -> list[int]:
+    """What one process loads: two to eight programs."""
+    number = rng.randrange(2, 9)
+    return [min(int(rng.lognormvariate(0, _SIGMA) * _MEDIAN_BYTES), _LARGEST_BYTES) for _ in range(number)]
+
+
+def memory(rng: random.Random) -> Memory:
+    """A process's ordinary memory; 1 to 4 MB of it the kernel's, which moves later special pages on to other frames."""
+    some = Memory.some(rng)
+    some.piped = rng.randrange(2, 9) * 2**19
+    return some
+
+
+def main() -> int:
+    """Run the load."""
+    options = parser(__doc__ or "", seconds=400)
+    options.add_argument("--modules", type=int, default=0, help="to load, each by a process of its own")
+    options.add_argument("--programs", type=int, default=0, help="processes that load two to eight BPF programs")
+    options.add_argument("--secrets", type=int, default=0, help="processes with 4 to 64 pages of secret memory")
+    asked = options.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rng = random.Random(asked.seed)
+    report = Report("users", asked)
+    modules = [("module", holes(module(name, path))) for name, path in chosen(asked.seed, asked.modules)]
+    acts: list[tuple[str, Act]] = modules
+    acts += [("program", programs(sizes(rng))) for _ in range(asked.programs)]
+    acts += [("secret", holes(secret(rng.randrange(4, 65)))) for _ in range(asked.secrets)]
+    rng.shuffle(acts)
+    report.facts["modules"] = [name for name, _ in chosen(asked.seed, asked.modules)]
+    cast = Cast(report.counts)
+    with contextlib.suppress(KeyboardInterrupt):
+        for _, act in acts:
+            if report.out_of_time():
+                break
+            cast.enter(act, memory(rng))
+            if len(cast) > CROWD and rng.random() < 1 / 2:
+                cast.leave_one(rng)
+        cast.wait_all()
+    cast.leave_all()
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

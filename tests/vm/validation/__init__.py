@@ -1,0 +1,1 @@
+"""Predictions of the replay, held against what real kernels did: `make validate`."""
