@@ -36,7 +36,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 REPLAY_EVENTS ?= 10000000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay clean
+.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments validate lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -82,6 +82,9 @@ lab-verify: $(VENV)/.installed ## record churn on 5.10, 6.1 and 7.2 and verify e
 test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, verify each, write docs/kernels.md
 	$(BIN)/python -m tests.vm.matrix $(if $(CELLS),--cells '$(CELLS)') $(if $(filter 1,$(KEEP_GOING)),--keep-going) \
 		$(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(SCALE),--scale $(SCALE)) $(if $(SEED),--seed $(SEED))
+
+validate: $(VENV)/.installed ## predict on one kernel what another does, record it, write docs/validation.md (hours; RUNS=, STEPS=)
+	$(BIN)/python -m tests.vm.validation $(if $(RUNS),--runs '$(RUNS)') $(if $(STEPS),--steps '$(STEPS)')
 
 bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \

@@ -20,7 +20,7 @@ if __package__ in (None, ""):  # run as a file: make the checkout importable
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.vm.loads import syscalls
-from tests.vm.loads.actors import Act, Cast, Memory, sieve
+from tests.vm.loads.actors import Act, Cast, Memory
 from tests.vm.loads.churn import secret
 from tests.vm.loads.counted import loaded, module
 from tests.vm.loads.module_cycle import NEVER, PLACES
@@ -51,25 +51,11 @@ def programs(sizes: list[int]) -> Act:
     """Load BPF programs of these sizes in bytes of machine code and hold them."""
 
     def act(counts: Counter[str]) -> None:
-        _held.append(sieve(1))
         for size in sizes:
             syscalls.load_filter(max(size // _BYTES_AN_ADDITION, 1))
             counts["bpf_programs"] += 1
 
     return act
-
-
-def holes(act: Act) -> Act:
-    """The act, after taking kernel memory that leaves holes."""
-
-    def sieved(counts: Counter[str]):  # type: ignore[no-untyped-def]
-        _held.append(sieve(2))
-        return act(counts)
-
-    return sieved
-
-
-_held: list[object] = []
 
 
 def sizes(rng: random.Random) -> list[int]:
@@ -95,10 +81,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     rng = random.Random(asked.seed)
     report = Report("users", asked)
-    modules = [("module", holes(module(name, path))) for name, path in chosen(asked.seed, asked.modules)]
+    modules = [("module", module(name, path)) for name, path in chosen(asked.seed, asked.modules)]
     acts: list[tuple[str, Act]] = modules
     acts += [("program", programs(sizes(rng))) for _ in range(asked.programs)]
-    acts += [("secret", holes(secret(rng.randrange(4, 65)))) for _ in range(asked.secrets)]
+    acts += [("secret", secret(rng.randrange(4, 65))) for _ in range(asked.secrets)]
     rng.shuffle(acts)
     report.facts["modules"] = [name for name, _ in chosen(asked.seed, asked.modules)]
     cast = Cast(report.counts)

@@ -17,10 +17,10 @@ from replay.run import run_policies
 from tests.vm import cache
 from tests.vm.errors import LabError
 from tests.vm.record import LAB_JSON
-from tests.vm.validation import books, table
+from tests.vm.validation import books, published, table
 from tests.vm.validation.cells import RFC, ROOT, RUNS, Recorded, Run
 
-STEPS = ("sources", "predict", "measure", "rfc", "table")
+STEPS = ("sources", "predict", "measure", "rfc", "published", "table")
 
 
 def record(recorded: Recorded) -> None:
@@ -64,7 +64,9 @@ def predict(run: Run) -> None:
         **table.foretold(result),
     }
     books.add(books.PREDICTED, line)
-    cache.say(f"{run.name}: predicted {line['another_run']}, most likely {line['expected']}; recorded {line['recorded']}")
+    cache.say(
+        f"{run.name}: predicted {line['another_run']}, most likely {line['expected']}; recorded {line['recorded']}"
+    )
 
 
 def measure(run: Run) -> None:
@@ -73,7 +75,9 @@ def measure(run: Run) -> None:
         return
     line = books.read(books.PREDICTED).get(run.name)
     if line is None:
-        raise LabError(f"{run.name}: not predicted yet, so there is nothing to measure against. Run --steps predict first.")
+        raise LabError(
+            f"{run.name}: not predicted yet, so there is nothing to measure against. Run --steps predict first."
+        )
     record(run.target)
     trace = open_trace(run.target.folder)
     none = run_policies(run.target.folder, ["none"])[0]
@@ -116,7 +120,9 @@ def listing(runs: Sequence[Run]) -> None:
     for run in runs:
         foretold, found = predicted.get(run.name), measured.get(run.target.name)
         words = f"predicted {foretold['another_run']}" if foretold else "not predicted"
-        print(f"{run.name:34} {run.policy:10} {words}, {'measured ' + str(found['split_2m']) if found else 'not measured'}")
+        print(
+            f"{run.name:34} {run.policy:10} {words}, {'measured ' + str(found['split_2m']) if found else 'not measured'}"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     runs = [run for run in RUNS if wanted(run.name)]
     rfc = [recorded for recorded in RFC if wanted(f"rfc-{recorded.name}")]
-    if not runs and not rfc:
+    experiments = [cell for cell in published.CELLS if wanted(cell.name)]
+    if not runs and not rfc and not experiments:
         raise LabError(f"No run is named {options.runs}. List them: python -m tests.vm.validation --list")
     if options.list:
         listing(runs)
@@ -145,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("predict", predict, runs),
         ("measure", measure, runs),
         ("rfc", foretell_rfc, rfc),
+        ("published", published.run, experiments),
     ]
     for step, do, things in work:
         for thing in things if step in steps else ():
