@@ -12,7 +12,7 @@ from collect.command_line import OneLineParser, run_program
 
 __all__ = ["main"]
 
-COMMANDS = ("run", "policies")
+COMMANDS = ("run", "compare", "sweep", "policies")
 """Each is a module `replay.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
 
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help need not wait.
@@ -24,6 +24,8 @@ How a recorded load would have gone with a cache for unmapped pages.
 examples:
   directmap-replay run trace                   under every policy
   directmap-replay run trace -o out            the same, with plots and JSON
+  directmap-replay compare before after        traces and policies on the same axes
+  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=0:9:1
   directmap-replay policies                    what can be replayed, and what can be set
 """
 

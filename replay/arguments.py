@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Subparsers", "add_command", "add_json", "add_load", "add_policies", "add_settings"]
+__all__ = [
+    "Subparsers",
+    "add_against",
+    "add_command",
+    "add_files",
+    "add_json",
+    "add_load",
+    "add_policies",
+    "add_settings",
+]
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -47,6 +57,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_against(parser: argparse.ArgumentParser) -> None:
+    """--against, as `options.against`."""
+    parser.add_argument(
+        "--against",
+        default="none",
+        metavar="NAME",
+        help="the policy that savings are held against (default: none, what was recorded)",
+    )
+
+
 def add_load(parser: argparse.ArgumentParser) -> None:
     """--users and --pressure, as `options.users` and `options.pressure`."""
     parser.add_argument(
@@ -62,3 +82,17 @@ def add_load(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json, as `options.json`."""
     parser.add_argument("--json", action="store_true", help="for programs: JSON on stdout instead of the table")
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """-o FILE, as often as wanted, as `options.output`, and --force."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write a picture (.svg, .png, .pdf) or the table (.csv, .json); may be given again",
+    )
+    parser.add_argument("--force", action="store_true", help="write over what is there")
