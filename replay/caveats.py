@@ -54,9 +54,9 @@ def caveats_of(stream: Stream) -> tuple[list[str], list[str]]:
 
 def provenance_of(stream: Stream) -> dict[str, Any]:
     """Where the numbers come from, for a report."""
-    manifest = stream.trace.manifest
+    manifest, requests = stream.trace.manifest, stream.requests
     return {
-        "trace": stream.trace.path.name,
+        "trace": stream.trace.path.absolute().name,
         "kernel": str(manifest["kernel"].get("release", "?")),
         "created": manifest["created"],
         "recorded_by": manifest["tool_version"],
@@ -64,5 +64,12 @@ def provenance_of(stream: Stream) -> dict[str, Any]:
         "seconds": round((manifest["ts_end_ns"] - manifest["ts_start_ns"]) / 1e9, 3),
         "changes": len(stream.rebuilt.changes),
         "steps": len(stream.steps),
-        "requests": len(stream.requests),
+        "requests": len(requests),
+        "memory_pages": sum(end - first for first, end in manifest["memory"]["ranges"]),
+        "cpu": str(manifest["cpu"].get("model", "?")),
+        "pages": str(manifest["sampling"].get("pages", "?")),
+        "lost": sum(manifest["losses"].values()),
+        "complete": manifest["complete"],
+        "has_packs": requests.has_packs,
+        "has_rox": requests.has_rox,
     }

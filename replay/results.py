@@ -31,6 +31,19 @@ class Interval:
     def __str__(self) -> str:
         return _number(self.lo) if self.exact else f"{_number(self.lo)}–{_number(self.hi)}"
 
+    @property
+    def text(self) -> str:
+        """The same in ASCII, for a terminal: `12`, `3-12`, `-4 to 12`."""
+        if self.exact:
+            return _number(self.lo)
+        return f"{_number(self.lo)}{'-' if self.lo >= 0 else ' to '}{_number(self.hi)}"
+
+    def __add__(self, other: Interval) -> Interval:
+        return Interval(self.lo + other.lo, self.hi + other.hi)
+
+    def __sub__(self, other: Interval) -> Interval:
+        return Interval(self.lo - other.hi, self.hi - other.lo)
+
     def __or__(self, other: Interval) -> Interval:
         """The smallest interval that holds both."""
         return Interval(min(self.lo, other.lo), max(self.hi, other.hi))
@@ -97,6 +110,8 @@ class PolicyResult:
         series: curves over time.
         caveats, narrow: what the numbers do not say; what would narrow the intervals.
         emulated: recorded on an emulated machine, so that its times say nothing of a real one.
+        as_asked: the recorded kernel's own caches were taken away first (see `replay.requests`).
+        parameters: of the policy, as they were set.
         provenance: trace, kernel, tool.
     """
 
@@ -133,6 +148,7 @@ class PolicyResult:
     caveats: list[str] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)
     emulated: bool = False
+    as_asked: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 

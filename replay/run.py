@@ -18,12 +18,13 @@ from replay.placement import Placement, Served
 from replay.policies import Policy
 from replay.policies.choose import choose
 from replay.pressure import Pressure
+from replay.progress import Progress
 from replay.requests import Life
 from replay.results import Interval, PolicyResult, Series
 from replay.serving import parse_users, serve
 from replay.stream import Stream, as_asked, decode
 
-__all__ = ["replay", "run_policies"]
+__all__ = ["replay", "run_chosen", "run_policies"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -35,21 +36,44 @@ def run_policies(
     settings: Sequence[str] = (),
     users: str | None = None,
     pressure: str | None = None,
+    progress: Progress | None = None,
 ) -> list[PolicyResult]:
     """Replay the trace in `trace_dir` under the named policies, all of them by default, in the order given.
 
     Args:
         names, settings: see `replay.policies.choose`.
-        users: whose requests a policy serves, as `replay.serving.parse_users` takes it; the others stay as recorded.
-        pressure: when memory is short, as `replay.pressure.Pressure.parse` takes it.
+        users, pressure, progress: see `run_chosen`.
     Raises TraceError for what does not exist and for a trace that cannot be read, HostError for a broken policy package.
     """
-    policies = choose(names, settings)
+    return run_chosen(trace_dir, choose(names, settings), users=users, pressure=pressure, progress=progress)
+
+
+def run_chosen(
+    trace_dir: Path,
+    policies: Sequence[Policy],
+    *,
+    users: str | None = None,
+    pressure: str | None = None,
+    progress: Progress | None = None,
+) -> list[PolicyResult]:
+    """Decode the trace in `trace_dir` once, and replay it under each of `policies`.
+
+    Args:
+        users: whose requests a policy serves, as `replay.serving.parse_users` takes it; the others stay as recorded.
+        pressure: when memory is short, as `replay.pressure.Pressure.parse` takes it.
+        progress: is told of each replay that is done.
+    Raises TraceError for what does not exist and for a trace that cannot be read.
+    """
     who = parse_users(users)
     views = {False: decode(open_trace(trace_dir), Pressure.parse(pressure) if pressure is not None else None)}
     if any(policy.as_asked for policy in policies):
         views[True] = as_asked(views[False])
-    return [replay(views[policy.as_asked], policy, who) for policy in policies]
+    results = []
+    for policy in policies:
+        results.append(replay(views[policy.as_asked], policy, who))
+        if progress is not None:
+            progress.done(policy.label)
+    return results
 
 
 def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None) -> PolicyResult:
@@ -115,6 +139,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         caveats=outcome.caveats + caveats,
         narrow=outcome.narrow + narrow,
         emulated=bool(stream.trace.manifest["cpu"].get("emulated")),
+        as_asked=policy.as_asked,
         parameters={name: str(value) for name, value in policy.settings.items()},
         provenance=provenance_of(stream),
     )
