@@ -15,18 +15,32 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A number that the trace decides (`lo == hi`), or the bounds between which it leaves it open."""
+    """A number that the trace decides (`lo == hi`), or the bounds between which it leaves it open.
+
+    Attributes:
+        lo, hi: the bounds.
+        expected: what the policy holds for likeliest between them (see its docstring for how it comes about); None: it
+            prefers nothing, and whoever needs one number takes the middle (`point`).
+    """
 
     lo: float
     hi: float
+    expected: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lo <= self.hi:
             raise ValueError(f"not an interval: {self.lo} to {self.hi}")
+        if self.expected is not None and not self.lo <= self.expected <= self.hi:
+            raise ValueError(f"expected {self.expected}, which is not from {self.lo} to {self.hi}")
 
     @property
     def exact(self) -> bool:
         return self.lo == self.hi
+
+    @property
+    def point(self) -> float:
+        """One number for it, to hold a measurement against: what is expected, else the middle."""
+        return (self.lo + self.hi) / 2 if self.expected is None else self.expected
 
     def __str__(self) -> str:
         return _number(self.lo) if self.exact else f"{_number(self.lo)}–{_number(self.hi)}"
@@ -45,7 +59,7 @@ class Interval:
         return Interval(self.lo - other.hi, self.hi - other.lo)
 
     def __or__(self, other: Interval) -> Interval:
-        """The smallest interval that holds both."""
+        """The smallest interval that holds both; nothing is expected of it."""
         return Interval(min(self.lo, other.lo), max(self.hi, other.hi))
 
     def to_json(self) -> list[float | int]:
@@ -153,14 +167,18 @@ class PolicyResult:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: intervals as [lo, hi], curves as lists, no NaN."""
-        result: dict[str, Any] = {}
+        """Strict JSON: intervals as [lo, hi], curves as lists, no NaN; under `expected` what is expected of each, where
+        the policy says so.
+        """
+        result: dict[str, Any] = {"expected": {}}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if name in ("refills", "split_2m_by_user"):
                 result[name] = {str(key): count.to_json() for key, count in value.items()}
             elif isinstance(value, Interval | Series):
                 result[name] = value.to_json()
+                if isinstance(value, Interval) and value.expected is not None:
+                    result["expected"][name] = round(value.expected, 3)
             else:
                 result[name] = value
         return result

@@ -85,7 +85,9 @@ class RoxCache(Policy):
 def _placed(requests: Requests, host: Host, users: Bools, text: Bools, n_text: Int64, *, old_block: bool) -> Placement:
     """One way it may have gone; `text`: [pages], `n_text`: [requests] pages that go into the cache."""
     event_request, is_free, ns = requests.events(users)
-    run = run_packs(event_request, is_free, n_text, HUGE_FRAME_PAGES, old_pack=old_block, may_make=host.has_block(ns))
+    run = run_packs(
+        event_request, is_free, n_text, HUGE_FRAME_PAGES, old_used=0 if old_block else None, may_make=host.has_block(ns)
+    )
     if not len(run.made_event):
         return as_recorded(requests)
     cached = users & (run.pack >= 0)
