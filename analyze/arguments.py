@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-__all__ = ["Subparsers", "add_json", "add_top", "add_trace"]
+__all__ = ["add_json", "add_top", "add_trace"]
 
 MAX_TOP = 100_000
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    Subparsers = Any
 
 
 def add_trace(parser: argparse.ArgumentParser) -> None:
     """DIR, as `options.directory`."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="a trace")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the trace: the directory of a recording")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

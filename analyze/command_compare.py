@@ -8,9 +8,10 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from analyze.arguments import Subparsers, add_json, add_top
+from analyze.arguments import add_json, add_top
 from analyze.terminal import COLUMNS, clean
 from analyze.who_text import cause_text, records
+from collect.command_line import Subparsers, add_command
 
 if TYPE_CHECKING:
     from analyze.comparison import Comparison
@@ -21,10 +22,19 @@ TOP = 15
 WORDS = 18
 
 
+EXAMPLES = (
+    ("directmap-analyze compare before after", "what speaks against comparing them comes first"),
+    ("directmap-analyze compare before after --top 30", "with thirty causes"),
+    ("directmap-analyze compare before after --json", "the same for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("compare", help="two captures on the same axes, and whose doing the difference is")
-    parser.add_argument("a", type=Path, metavar="A", help="a trace")
-    parser.add_argument("b", type=Path, metavar="B", help="another")
+    parser = add_command(
+        commands, "compare", "two captures on the same axes, and whose doing the difference is", EXAMPLES
+    )
+    parser.add_argument("a", type=Path, metavar="A", help="one trace")
+    parser.add_argument("b", type=Path, metavar="B", help="another trace")
     add_top(parser, TOP, "causes that are printed")
     add_json(parser)
     parser.set_defaults(run=_run)

@@ -6,9 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.terminal import clean, counted
 from analyze.when import add_when
+from collect.command_line import Subparsers, add_command
 from collect.errors import TraceError
 from collect.trace import open_trace
 
@@ -22,8 +23,15 @@ MAX_SHOWN = 10
 """Rows of each kind that are printed; `--json` lists more."""
 
 
+EXAMPLES = (
+    ("directmap-analyze diff my-trace", "from the start to the end"),
+    ("directmap-analyze diff my-trace --from 10% --to 50%", "between two moments"),
+    ("directmap-analyze diff my-trace --from 12.5 --json", "from 12.5 seconds on, for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("diff", help="what changed between two moments, and whose doing it was")
+    parser = add_command(commands, "diff", "what changed between two moments, and whose doing it was", EXAMPLES)
     add_trace(parser)
     add_when(parser, "--from", "the first moment", "start")
     add_when(parser, "--to", "the second moment", "end")

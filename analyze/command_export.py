@@ -5,20 +5,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from analyze.arguments import Subparsers, add_trace
+from analyze.arguments import add_trace
+from collect.command_line import Subparsers, add_command
 
 __all__ = ["add_to"]
 
 FORMATS = ("perfetto", "parquet", "csv")
 
 
+EXAMPLES = (
+    ("directmap-analyze export my-trace -o my-trace.pftrace", "one file for <https://ui.perfetto.dev>"),
+    ("directmap-analyze export my-trace -o tables --format parquet", "tables for pandas, DuckDB and polars"),
+    ("directmap-analyze export my-trace -o tables --format csv", "the same tables as text"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("export", help="for ui.perfetto.dev, or tables with all names joined (Parquet, CSV)")
+    parser = add_command(
+        commands, "export", "for ui.perfetto.dev, or tables with all names joined (Parquet, CSV)", EXAMPLES
+    )
     add_trace(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="a file for perfetto, else a directory"
     )
-    parser.add_argument("--format", choices=FORMATS, default="perfetto", help="default: perfetto")
+    parser.add_argument("--format", choices=FORMATS, default="perfetto", help="what to write (default: perfetto)")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.set_defaults(run=_run)
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.terminal import clean
+from collect.command_line import Subparsers, add_command
 
 __all__ = ["add_to"]
 
 
+EXAMPLES = (
+    ("directmap-analyze health my-trace", "look at this before you believe a number"),
+    ("directmap-analyze health my-trace --json", "the same for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("health", help="what was lost and when, and which conclusions that puts in doubt")
+    parser = add_command(
+        commands, "health", "what was lost and when, and which conclusions that puts in doubt", EXAMPLES
+    )
     add_trace(parser)
     add_json(parser)
     parser.set_defaults(run=_run)

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.doubts import warnings
 from analyze.losses import Doubt
 from analyze.terminal import clean
+from collect.command_line import Subparsers, add_command
 from collect.errors import TraceError
 from collect.schema import TABLES
 from collect.trace import Trace, open_trace
@@ -17,8 +18,14 @@ from collect.trace import Trace, open_trace
 __all__ = ["add_to", "run"]
 
 
+EXAMPLES = (
+    ("directmap-analyze info my-trace", "from the manifest alone; takes no time"),
+    ("directmap-analyze info my-trace --json", "the same for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("info", help="what was recorded, where, and what was lost")
+    parser = add_command(commands, "info", "what was recorded, where, and what was lost", EXAMPLES)
     add_trace(parser)
     add_json(parser)
     parser.set_defaults(run=lambda options: run(options.directory, as_json=options.json))

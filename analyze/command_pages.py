@@ -6,9 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.report_words import as_ascii, span
 from analyze.terminal import clean, counted, table, wrapped
+from collect.command_line import Subparsers, add_command
 
 if TYPE_CHECKING:
     from analyze.free_blocks import FreeBlocks
@@ -27,8 +28,16 @@ _SHOWN = {
 }
 
 
+EXAMPLES = (
+    ("directmap-analyze pages my-trace", "of a recording with --pages all: of the whole machine"),
+    ("directmap-analyze pages my-trace --json", "the same for programs, with intervals of time"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("pages", help="page events: orders, flags, lifetimes, free blocks, what is scattered")
+    parser = add_command(
+        commands, "pages", "page events: orders, flags, lifetimes, free blocks, what is scattered", EXAMPLES
+    )
     add_trace(parser)
     add_json(parser)
     parser.set_defaults(run=_run)

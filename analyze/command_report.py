@@ -5,13 +5,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from analyze.arguments import Subparsers, add_trace
+from analyze.arguments import add_trace
+from collect.command_line import Subparsers, add_command
 
 __all__ = ["add_to"]
 
 
+EXAMPLES = (
+    ("directmap-analyze report my-trace -o my-report", "a page without outside parts, its plots, its numbers as JSON"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("report", help="levels over time, the map of memory, and who did it, as one page")
+    parser = add_command(
+        commands,
+        "report",
+        "levels over time, the map of memory, and who did it, as one page",
+        EXAMPLES,
+        more="The page is self-contained: it can be mailed, and opened without a network. The plots stand beside it as SVG, PDF and PNG.",
+    )
     add_trace(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="directory for the report")
     parser.add_argument("--force", action="store_true", help="write over a report that is there")

@@ -6,9 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.terminal import clean, counted, size
 from analyze.when import add_when
+from collect.command_line import Subparsers, add_command
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
@@ -21,8 +22,15 @@ MAX_SHOWN = 20
 """Attribute words that are printed; `--json` lists all."""
 
 
+EXAMPLES = (
+    ("directmap-analyze state my-trace", "at the end of the recording"),
+    ("directmap-analyze state my-trace --at 12.5", "12.5 seconds after its start"),
+    ("directmap-analyze state my-trace --at 50% --json", "half-way through, for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("state", help="the map at a moment: by level, by zone, by attributes")
+    parser = add_command(commands, "state", "the map at a moment: by level, by zone, by attributes", EXAMPLES)
     add_trace(parser)
     add_when(parser, "--at", "the moment", "end")
     add_json(parser)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
+from collect.command_line import Subparsers, add_command
 
 __all__ = ["add_to"]
 
 
+EXAMPLES = (
+    ("directmap-analyze summary my-trace", "health, the answer, and what it rests on"),
+    ("directmap-analyze summary my-trace --json", "the same for programs, as report.json"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("summary", help="the report as text: ASCII, under 80 columns, fit for a mail")
+    parser = add_command(commands, "summary", "the report as text: ASCII, under 80 columns, fit for a mail", EXAMPLES)
     add_trace(parser)
     add_json(parser)
     parser.set_defaults(run=_run)

@@ -6,8 +6,9 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.terminal import COLUMNS, clean
+from collect.command_line import Subparsers, add_command
 from collect.trace import open_trace
 
 if TYPE_CHECKING:
@@ -19,10 +20,16 @@ BAR = 10
 """Least width of a bar that is drawn."""
 
 
+EXAMPLES = (
+    ("directmap-analyze timeline my-trace", "in 20 equal steps"),
+    ("directmap-analyze timeline my-trace --steps 60 --json", "in 60, for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("timeline", help="entries by level, and splits by user, over time")
+    parser = add_command(commands, "timeline", "entries by level, and splits by user, over time", EXAMPLES)
     add_trace(parser)
-    parser.add_argument("--steps", type=_steps, default=20, metavar="N", help="equal steps of time (20)")
+    parser.add_argument("--steps", type=_steps, default=20, metavar="N", help="equal steps of time (default: 20)")
     add_json(parser)
     parser.set_defaults(run=_run)
 

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyze.arguments import Subparsers, add_json, add_trace
+from analyze.arguments import add_json, add_trace
 from analyze.losses import CONCLUSIONS, Doubt, in_doubt, loss_of
 from analyze.terminal import COLUMNS, clean, counted
+from collect.command_line import Subparsers, add_command
 from collect.schema import LEAF_PAGES, Level
 from collect.trace import open_trace
 
@@ -21,8 +22,22 @@ __all__ = ["EXACT", "NOT_EXACT", "add_to", "run"]
 EXACT, NOT_EXACT = 0, 1
 
 
+EXAMPLES = (
+    ("directmap-analyze verify my-trace", "is it exact? the exit status says so too"),
+    ("directmap-analyze verify my-trace --rules", "and how often each of the kernel's rules was met"),
+    ("directmap-analyze verify my-trace --json", "the same for programs, differences and all"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("verify", help="hold the rebuilt state against the snapshots, page by page")
+    parser = add_command(
+        commands,
+        "verify",
+        "hold the rebuilt state against the snapshots, page by page",
+        EXAMPLES,
+        more="Exact means: the start snapshot and the recorded changes give the end snapshot, for every 4 KiB page, in level and attributes.",
+        exits={0: "exact", 1: "read, but not exact"},
+    )
     add_trace(parser)
     add_json(parser)
     parser.add_argument(

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from analyze.arguments import Subparsers, add_json, add_top, add_trace
+from analyze.arguments import add_json, add_top, add_trace
 from analyze.terminal import COLUMNS, clean, counted
 from analyze.when import add_when
 from analyze.who_text import cause_text, records
+from collect.command_line import Subparsers, add_command
 from collect.schema import HUGE_FRAME_PAGES
 
 if TYPE_CHECKING:
@@ -23,8 +24,16 @@ TOP = 10
 AXES = ("user", "name", "process", "stack", "region")
 
 
+EXAMPLES = (
+    ("directmap-analyze who my-trace", "at the end of the recording, by module, program or user"),
+    ("directmap-analyze who my-trace --at 50% --by process", "half-way through, by process"),
+    ("directmap-analyze who my-trace --by stack --top 30", "by call stack, thirty lines of each table"),
+    ("directmap-analyze who my-trace --json", "the same for programs"),
+)
+
+
 def add_to(commands: Subparsers) -> None:
-    parser = commands.add_parser("who", help="who splits the map, who keeps it split, and what would heal it")
+    parser = add_command(commands, "who", "who splits the map, who keeps it split, and what would heal it", EXAMPLES)
     add_trace(parser)
     add_when(parser, "--at", "the moment", "end")
     parser.add_argument("--by", choices=AXES, default="name", help="what makes two pages one cause (default: name)")

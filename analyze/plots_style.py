@@ -19,6 +19,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from analyze.users import USER_LABELS
+
 __all__ = ["CSS", "LEVELS", "USERS", "Look", "drawing", "inline_svg", "save", "settled"]
 
 
@@ -33,15 +35,17 @@ class Look:
     """One of "" (solid), "." "/" "\\" "-" "|" "x" (drawn over the cell)."""
 
 
-USERS: dict[str, Look] = {
-    "module": Look("modules", "#0072b2", "#3fa0dd"),
-    "bpf": Look("BPF", "#d55e00", "#f0803a", "."),
-    "kprobe": Look("kprobes", "#cc79a7", "#dc92bb", "/"),
-    "ftrace": Look("ftrace", "#009e73", "#22bd92", "\\"),
-    "secretmem": Look("secretmem", "#e69f00", "#f2b632", "|"),
-    "collector": Look("our recorder", "#56b4e9", "#a6dcff", "-"),
-    "other": Look("other", "#40454c", "#b9bec6", "x"),
+_USERS = {
+    "module": ("#0072b2", "#3fa0dd", ""),
+    "bpf": ("#d55e00", "#f0803a", "."),
+    "kprobe": ("#cc79a7", "#dc92bb", "/"),
+    "ftrace": ("#009e73", "#22bd92", "\\"),
+    "secretmem": ("#e69f00", "#f2b632", "|"),
+    "collector": ("#56b4e9", "#a6dcff", "-"),
+    "other": ("#40454c", "#b9bec6", "x"),
 }
+
+USERS: dict[str, Look] = {name: Look(label, *_USERS[name]) for name, label in USER_LABELS.items()}
 """Users of the direct map, by the name that attribution gives them."""
 
 LEVELS: dict[str, Look] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["SYMBOLS", "USER_NAMES", "User"]
+__all__ = ["SYMBOLS", "USER_LABELS", "USER_NAMES", "User"]
 
 
 class User(IntEnum):
@@ -26,6 +26,17 @@ class User(IntEnum):
 
 
 USER_NAMES = tuple(user.name.lower() for user in User)
+
+USER_LABELS = {
+    "module": "modules",
+    "bpf": "BPF",
+    "kprobe": "kprobes",
+    "ftrace": "ftrace",
+    "secretmem": "secretmem",
+    "collector": "our recorder",
+    "other": "other",
+}
+"""How reports call them, in the order of their legends."""
 
 _BY_SOURCE: dict[tuple[User, str], str] = {
     # kernel/module.c (5.10), kernel/module/main.c and strict_rwx.c (6.0 and later)

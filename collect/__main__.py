@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from collect import __version__
-from collect.command_line import OneLineParser, run_program
+from collect.command_line import OneLineParser, add_command, program, run_program
+from collect.completion import add_completion
 from collect.errors import HostError
+from collect.manual import add_manual
 
 __all__ = ["main"]
 
@@ -20,19 +21,44 @@ MIN_SNAPSHOT_SECONDS = 0.1
 SNAPSHOT_SECONDS = 120.0
 """How long a request waits for its snapshot: more than one takes that never comes to rest."""
 
-EXAMPLES = """\
-examples:
-  directmap-collect check                              what would work on this kernel
-  directmap-collect record -o trace -d 60              one minute of this machine
-  directmap-collect record -o trace -- make -j8        as long as a command runs
-  directmap-collect record -o trace --snapshot-every 10
-                                                       with page tables read every 10 s, for `verify` between the ends
-  directmap-collect snapshot --into trace              have that recording read them now (as kill -USR1 does)
-  directmap-collect snapshot                           the direct map now, from the page tables
-  directmap-collect recover trace                      finish a recording that was killed
-
-exit status: 0 done, 2 it could not be done (one line on stderr says why and what to do)
-"""
+EXAMPLES = (
+    ("directmap-collect check", "what would work here"),
+    ("directmap-collect record -o my-trace -d 60", "one minute of this machine"),
+    ("directmap-collect record -o my-trace -- make -j8", "as long as a command runs"),
+    ("directmap-collect snapshot", "the direct map as it is now"),
+    ("directmap-collect recover my-trace", "finish a killed recording"),
+)
+RECORD = (
+    ("directmap-collect record -o my-trace", "until Ctrl-C"),
+    ("directmap-collect record -o my-trace -d 60 --live", "one minute, shown while it runs"),
+    (
+        "directmap-collect record -o my-trace -- make -j8",
+        "as long as a command runs, with the privileges of whoever calls",
+    ),
+    (
+        "directmap-collect record -o my-trace -d 600 --snapshot-every 10",
+        "with page tables read every 10 s, so that verify holds the state in between against them",
+    ),
+    (
+        "directmap-collect record -o my-trace -d 600 --pages all --max-overhead 1",
+        "every page event too, and fewer of them where that takes more than 1 % of all CPUs' time",
+    ),
+    ("directmap-collect record -o my-trace -d 60 --only-pages", "where changes cannot be seen"),
+)
+RECOVER = (("directmap-collect recover my-trace", "finish it from its journal; at most two seconds are missing"),)
+SNAPSHOT = (
+    ("directmap-collect snapshot", "totals by level and zone, beside what /proc/meminfo says"),
+    ("directmap-collect snapshot --json", "the same for programs"),
+    (
+        "directmap-collect snapshot --into my-trace",
+        "have the recorder that writes my-trace read the page tables now, into its trace (as kill -USR1 does)",
+    ),
+)
+CHECK = (
+    ("directmap-collect check", "what a recording needs, whether it is there, and what mends it"),
+    ("directmap-collect check -o /var/tmp/my-trace", "with the room on that disk"),
+    ("directmap-collect check --json", "the same for programs"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,18 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program("directmap-collect", lambda: int(options.run(options, arguments)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="directmap-collect",
-        description="Record who changes the kernel's direct map.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"directmap {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _parser() -> OneLineParser:
+    parser, commands = program("directmap-collect", "Record who changes the kernel's direct map.", EXAMPLES)
 
-    record = commands.add_parser(
-        "record", help="record this kernel (as root, or with the capabilities that check lists)"
+    record = add_command(
+        commands,
+        "record",
+        "record this kernel, as root or with the capabilities that check lists",
+        RECORD,
+        more="It lasts until Ctrl-C, for a time, or as long as a command runs; a second Ctrl-C aborts it. On a terminal one line "
+        "tells how far it is. An interrupted or killed recording is finished by recover.",
+        exits={0: "recorded, whatever the command left with (the manifest keeps that)"},
     )
     record.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory of the trace")
     record.add_argument("-d", "--duration", type=float, metavar="SECONDS", help="stop after this time")
@@ -68,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         help="page events alone, where changes cannot be seen (no fentry, no /proc/kcore)",
     )
     record.add_argument(
-        "--sample", type=int, default=1, metavar="N", help="with --pages all: one block of pages in N (default 1: all)"
+        "--sample", type=int, default=1, metavar="N", help="with --pages all: one block of pages in N (default: 1, all)"
     )
     record.add_argument(
         "--max-overhead",
@@ -82,27 +107,51 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="read the page tables so often too, to prove the state in between (also at any SIGUSR1)",
     )
-    record.add_argument("--live", action="store_true", help="show levels, splits and losses while recording")
+    record.add_argument(
+        "--live", action="store_true", help="show levels, splits by process and losses on the terminal while recording"
+    )
     record.add_argument("--ring-bytes", type=int, help=argparse.SUPPRESS)
     record.add_argument("--force", action="store_true", help="replace a trace that is there")
     record.add_argument("command", nargs="*", metavar="-- COMMAND", help="record while this runs")
     record.set_defaults(run=_record)
 
-    recover = commands.add_parser("recover", help="finish a trace whose recorder was killed")
-    recover.add_argument("directory", type=Path)
+    recover = add_command(
+        commands,
+        "recover",
+        "finish a trace whose recorder was killed",
+        RECOVER,
+        more="What was saved until then becomes a trace like any other; what it lacks, its manifest says.",
+    )
+    recover.add_argument("directory", type=Path, metavar="DIR", help="a trace that was not finished")
     recover.set_defaults(run=_recover)
 
-    snapshot = commands.add_parser("snapshot", help="totals per level from the page tables, beside /proc/meminfo")
+    snapshot = add_command(
+        commands,
+        "snapshot",
+        "totals per level from the page tables, beside /proc/meminfo",
+        SNAPSHOT,
+        more="Nothing is attached and nothing is written. Run it as root: it reads /proc/kcore.",
+    )
     snapshot.add_argument(
         "--into", type=Path, metavar="DIR", help="have the recorder that writes to DIR take one, into its trace"
     )
-    snapshot.add_argument("--json", action="store_true")
+    snapshot.add_argument("--json", action="store_true", help="for programs")
     snapshot.set_defaults(run=_snapshot)
 
-    check = commands.add_parser("check", help="what would work here, and what is missing")
+    check = add_command(
+        commands,
+        "check",
+        "what would work here, and what is missing",
+        CHECK,
+        more="Each kind of program that a recording attaches is tried with an empty one. For what is missing the command stands "
+        "there that mends it. Nothing is written.",
+        exits={0: "a recording would work", 2: "it would not, or only `record --only-pages`"},
+    )
     check.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where a trace would go")
-    check.add_argument("--json", action="store_true")
+    check.add_argument("--json", action="store_true", help="for programs")
     check.set_defaults(run=_check)
+    add_completion(commands, parser)
+    add_manual(commands, parser)
     return parser
 
 

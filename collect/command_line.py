@@ -1,24 +1,119 @@
-"""What the three programs have in common: one line for whatever goes wrong, on stderr, and the exit status."""
+"""What the three programs have in common: help, one line for whatever goes wrong, on stderr, and the exit status."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from collect import __version__
 from collect.errors import HostError, TraceError
 
-__all__ = ["OneLineParser", "run_program"]
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction["OneLineParser"]
+else:
+    Subparsers = Any
+
+__all__ = ["DONE", "ENDED", "FAILED", "Example", "OneLineParser", "Subparsers", "add_command", "program", "run_program"]
+
+Example = tuple[str, str]
+"""A command line that parses as it stands, and what it does."""
+
+COLUMNS = 79
+DONE = {0: "done"}
+FAILED = "could not be done; one line on stderr says what was found, where, and what to do"
+ENDED = {130: "aborted by Ctrl-C", 141: "whoever read our output went away"}
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments, where argparse says it below a list of them all."""
+    """Says in one line what is wrong with the arguments, where argparse says it below a list of them all.
+
+    Its help begins with what the command does and examples, and ends with its exit statuses. The same text makes the
+    manual pages (`collect.manual`).
+
+    Attributes:
+        examples: see `Example`.
+        exits: meaning of each exit status but those in `ENDED`.
+    """
+
+    examples: Sequence[Example] = ()
+    exits: Mapping[int, str] = DONE
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        for group in self._action_groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        return "\n\n".join(
+            [
+                "\n".join(textwrap.wrap(self.description or "", COLUMNS)),
+                "\n".join(["examples:", *aligned(self.examples)]),
+                formatter.format_help().strip("\n"),
+                "\n".join(["exit status:", *aligned([(str(n), text) for n, text in self.all_exits().items()])]) + "\n",
+            ]
+        )
+
+    def all_exits(self) -> dict[int, str]:
+        """Every exit status with its meaning, in order."""
+        return dict(sorted({2: FAILED, **ENDED, **self.exits}.items()))
+
+
+def aligned(pairs: Sequence[tuple[str, str]], indent: int = 2) -> list[str]:
+    """Lines of two columns; where a left one is long and a right one does not fit beside it, of one below the other."""
+    begin = indent + max((len(left) for left, _ in pairs), default=0) + 2
+    beside = begin <= COLUMNS // 2 or all(begin + len(right) <= COLUMNS for _, right in pairs)
+    lines = []
+    for left, right in pairs:
+        if not beside:
+            lines.append(" " * indent + left)
+        column = begin if beside else indent + 4
+        wrapped = textwrap.wrap(right, COLUMNS, initial_indent=" " * column, subsequent_indent=" " * column)
+        if beside:
+            wrapped[0] = (" " * indent + left).ljust(column) + wrapped[0].lstrip()
+        lines += wrapped
+    return lines
+
+
+def program(name: str, does: str, examples: Sequence[Example]) -> tuple[OneLineParser, Subparsers]:
+    """The parser of a program, and where its commands go (`add_command`)."""
+    parser = OneLineParser(prog=name, description=does)
+    parser.examples = examples
+    parser.add_argument("--version", action="version", version=f"directmap {__version__}")
+    return parser, parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=OneLineParser)
+
+
+def add_command(
+    commands: Subparsers,
+    name: str,
+    does: str,
+    examples: Sequence[Example],
+    *,
+    more: str = "",
+    exits: Mapping[int, str] = DONE,
+) -> OneLineParser:
+    """A command of a program.
+
+    Args:
+        does: in a few words, for the list of commands and the first line of its help.
+        examples: at least one; each must parse.
+        more: sentences that follow `does` in its own help and manual page.
+        exits: meaning of its exit statuses, where there is more to say than that 0 means done.
+    """
+    about = f"{does[0].upper()}{does[1:]}.{f' {more}' if more else ''}"
+    parser = commands.add_parser(name, help=does, description=about)
+    parser.examples = examples
+    parser.exits = exits
+    return parser
 
 
 def run_program(name: str, run: Callable[[], int]) -> int:

@@ -1,101 +1,59 @@
-"""`directmap-replay run DIR` and `directmap-replay policies`."""
+"""`directmap-replay`: what if the kernel had had a cache? One module a command."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 
 from collect import __version__
 from collect.command_line import OneLineParser, run_program
-from collect.errors import TraceError
 
 __all__ = ["main"]
+
+COMMANDS = ("run", "compare", "sweep", "policies")
+"""Each is a module `replay.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
+
+What takes long to load (compiled code, a plotting library) they import in `run`, so that help need not wait.
+"""
+
+EXAMPLES = """\
+How a recorded load would have gone with a cache for unmapped pages.
+
+examples:
+  directmap-replay run trace                   under every policy
+  directmap-replay run trace -o out            the same, with plots and JSON
+  directmap-replay compare before after        traces and policies on the same axes
+  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=0:9:1
+  directmap-replay policies                    what can be replayed, and what can be set
+"""
+
+STATUS = """\
+exit status:
+  0  done
+  2  could not be read, replayed or written (one line on stderr says why and what to do)
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit status 0, or 2 with one line on stderr."""
+    options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    return run_program("directmap-replay", lambda: int(options.run(options)))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="directmap-replay", description="How a recorded load would have gone with a cache for unmapped pages."
+        prog="directmap-replay",
+        description=EXAMPLES,
+        epilog=STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"directmap {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="replay a trace under policies", description=_run.__doc__)
-    run.add_argument("trace", type=Path, metavar="DIR", help="the directory that directmap-collect record wrote")
-    run.add_argument(
-        "--policy",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="policies to replay, as NAME, NAME:parameter=value,... or NAME+merge (default: all; see `policies`)",
-    )
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="settings",
-        metavar="NAME.PARAMETER=VALUE",
-        help="set a parameter of a policy, wherever it is named; may be given again",
-    )
-    run.add_argument(
-        "--users", metavar="USER,...", help="whose requests a policy serves, such as modules,bpf (default: everybody's)"
-    )
-    run.add_argument(
-        "--pressure",
-        metavar="SCENARIO",
-        help="when memory is short: EVERY_SECONDS:PAGES, a file of lines SECONDS PAGES, or trace (what it counted)",
-    )
-    run.add_argument("--json", action="store_true", help="results as JSON on stdout instead of the table")
-    run.add_argument("-o", "--output", type=Path, metavar="OUT", help="write results and plots into this directory")
-    run.add_argument("--force", action="store_true", help="overwrite files in OUT")
-    policies = commands.add_parser("policies", help="list the policies with their parameters")
-    policies.add_argument("--json", action="store_true", help="as JSON")
-    arguments = parser.parse_args(argv)
-    chosen = _run if arguments.command == "run" else _policies
-    return run_program("directmap-replay", lambda: chosen(arguments))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    """Replay a trace under policies: what would have been split, flushed, held, and what was."""
-    from replay.output import FILES, write
-    from replay.run import run_policies
-    from replay.tables import text_table
-
-    out: Path | None = arguments.output
-    if out is not None and not arguments.force:
-        there = [name for name in FILES if (out / name).exists()]
-        if there:
-            raise TraceError(f"{out / there[0]}: exists; give another directory with -o, or --force to overwrite")
-    results = run_policies(
-        arguments.trace,
-        arguments.policy,
-        settings=arguments.settings,
-        users=arguments.users,
-        pressure=arguments.pressure,
-    )
-    if out is not None:
-        write(out, results)
-        print(f"results in {out}", file=sys.stderr)
-    if arguments.json:
-        json.dump([result.to_json() for result in results], sys.stdout, allow_nan=False, indent=1)
-        print()
-    else:
-        sys.stdout.write(text_table(results))
-    return 0
-
-
-def _policies(arguments: argparse.Namespace) -> int:
-    """What can be replayed, and what can be set."""
-    from replay.tables import policies_json, policies_table
-
-    if arguments.json:
-        print(json.dumps(policies_json(), allow_nan=False, indent=1))
-    else:
-        sys.stdout.write(policies_table())
-    return 0
+    for name in COMMANDS:
+        import_module(f"replay.command_{name}").add_to(commands)
+    return parser
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analyze.losses import Doubt, lost_for
 from collect import __version__
 from replay.stream import Stream
 
@@ -53,10 +54,12 @@ def caveats_of(stream: Stream) -> tuple[list[str], list[str]]:
 
 
 def provenance_of(stream: Stream) -> dict[str, Any]:
-    """Where the numbers come from, for a report."""
+    """Where the numbers come from, for a report: the trace, what is proven of it, and what its kernel had already."""
     manifest = stream.trace.manifest
+    requests, proven = stream.requests, stream.verified
+    kept = [name for name, there in (("bpf_prog_pack", requests.has_packs), ("ROX cache", requests.has_rox)) if there]
     return {
-        "trace": stream.trace.path.name,
+        "trace": stream.trace.path.absolute().name,
         "kernel": str(manifest["kernel"].get("release", "?")),
         "created": manifest["created"],
         "recorded_by": manifest["tool_version"],
@@ -64,5 +67,16 @@ def provenance_of(stream: Stream) -> dict[str, Any]:
         "seconds": round((manifest["ts_end_ns"] - manifest["ts_start_ns"]) / 1e9, 3),
         "changes": len(stream.rebuilt.changes),
         "steps": len(stream.steps),
-        "requests": len(stream.requests),
+        "requests": len(requests),
+        "memory_pages": sum(end - first for first, end in manifest["memory"]["ranges"]),
+        "cpu": str(manifest["cpu"].get("model", "?")),
+        "pages": str(manifest["sampling"].get("pages", "?")),
+        "lost": sum(manifest["losses"].values()),
+        "complete": manifest["complete"],
+        "has_packs": requests.has_packs,
+        "has_rox": requests.has_rox,
+        "kernel_caches": kept,
+        "exact": proven.exact,
+        "lost_of_map": proven.lost_of_map,
+        "lost_of_requests": lost_for(proven.lost, Doubt.REGIONS),
     }

@@ -187,7 +187,10 @@ def _summed_up(
     m: DirectMap, log: SplitLog, books: Books, placement: Placement, curves: Int64, most: int, n_1g: int
 ) -> Walk:
     tally = [int(cell) for cell in books.tally]
-    hosted, sym, real = tally[HOSTED], tally[SPLIT_SYM], tally[SPLIT_REAL]
+    hosted, sym, real = tally[HOSTED] if not placement.apart else 0, tally[SPLIT_SYM], tally[SPLIT_REAL]
+    if placement.apart:
+        tally[PEAK_LO] = tally[PEAK_HI]
+        curves[0], curves[2] = curves[1], curves[3]
     live_real, live_sym, giga = tally[LIVE_REAL], tally[LIVE_SYM], tally[GIGA_REAL]
     sym_now = int(np.count_nonzero(books.split_now[m.first_symbolic // FRAME :]))
     split_1g = giga, max(giga, min(giga + placement.n_blocks, n_1g))

@@ -54,11 +54,18 @@ def read_host(trace: Trace, start: DirectMap | None = None, pressure: Pressure |
         free_blocks=free_blocks,
         n_frames=max(1, pages // HUGE_FRAME_PAGES),
         room=room(start, ranges) if start is not None else np.zeros(0, np.int64),
+        recorder_programs=_recorder_programs(trace.manifest["probes"].get("attached")),
     )
     if pressure is None:
         return host
     when, how_much = pressure.moments(trace, host, pages)
     return replace(host, pressure_ns=when, pressure_pages=how_much)
+
+
+def _recorder_programs(attached: Any) -> int:
+    """How many programs the recorder loaded, by the manifest's names of them: `fentry+fexit:FUNCTION` are two."""
+    names = attached if isinstance(attached, list) else []
+    return sum(1 + name.partition(":")[0].count("+") for name in names if isinstance(name, str))
 
 
 def room(start: DirectMap, ranges: Iterable[tuple[int, int]]) -> Int64:

@@ -125,6 +125,8 @@ class Placement:
         swallowed: [requests] the request's own changes and calls do not happen under this policy.
         state: [requests] `Served`; all AS_RECORDED if empty.
         n_blocks: symbolic blocks used.
+        apart: the blocks are taken to lie in frames of their own, none of which was split; else any of them may also have lain
+            where one was.
         in_pieces: [n_blocks] the block stands for memory allocated in pieces smaller than 2 MiB (all False if empty).
         acts: the policy's own changes.
         idle_ns, idle_pages: pages that the policy holds and nobody uses, from each moment on.
@@ -139,6 +141,7 @@ class Placement:
     swallowed: Bools
     state: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     n_blocks: int = 0
+    apart: bool = False
     in_pieces: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     acts: Acts = field(default_factory=Acts.none)
     idle_ns: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -184,6 +187,7 @@ class Host:
         room: [frames] ordinary pages (present and writable RAM) of each 2M frame that 4K entries mapped at the start.
         free_ns: [m] times at which the free blocks were counted.
         free_blocks: [m, 11] free blocks of each order, all zones together but DMA. m = 0: never counted.
+        recorder_programs: BPF programs that the recorder itself had loaded before the recording began.
     """
 
     n_nodes: int
@@ -193,6 +197,7 @@ class Host:
     pressure_ns: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     pressure_pages: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     room: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    recorder_programs: int = 0
 
     def without_pressure(self) -> Host:
         """The same machine, never short of memory."""

@@ -31,7 +31,7 @@ class PackRun:
         start: [images] first chunk in it.
         made_event, gone_event: [packs] the event that made the pack (-1: it was there before) and the one that emptied
             it (-1: still there).
-        used_chunks, n_live: [events] chunks in use and packs in being after each event.
+        used_chunks, n_live: [events] chunks in use and packs in being after each event, the old one among them.
     """
 
     pack: Int64
@@ -53,7 +53,7 @@ def run_packs(
     n_chunks: Int64,
     pack_chunks: int,
     *,
-    old_pack: bool,
+    old_used: int | None,
     may_make: npt.NDArray[np.bool_] | None = None,
 ) -> PackRun:
     """Serve a stream of images.
@@ -62,11 +62,13 @@ def run_packs(
         event_image, event_is_free: [events] in order: image, whether it goes.
         n_chunks: [images] chunks of each.
         pack_chunks: chunks of a pack.
-        old_pack: start with a pack from before, kept by a program that outlives the stream and takes no room.
+        old_used: start with a pack from before, of which the first so many chunks are in use and stay so; it is kept
+            even where these are none. None: start with no pack.
         may_make: [events] whether there is memory for a new pack; always by default. Where not, pack is -1.
     """
     if may_make is None:
         may_make = np.ones(len(event_image), np.bool_)
+    n_old = -1 if old_used is None else min(max(old_used, 0), pack_chunks)
     capacity = 4
     while True:
         pack = np.full(len(n_chunks), -1, np.int64)
@@ -74,9 +76,7 @@ def run_packs(
         life = np.full((2, capacity), -1, np.int64)
         levels = np.zeros((2, len(event_image)), np.int64)
         bitmap = np.zeros((capacity, pack_chunks), np.bool_)
-        n_packs = _serve(
-            event_image, event_is_free, n_chunks, pack, start, life, levels, bitmap, int(old_pack), may_make
-        )
+        n_packs = _serve(event_image, event_is_free, n_chunks, pack, start, life, levels, bitmap, n_old, may_make)
         if n_packs >= 0:
             break
         capacity *= 4
@@ -102,12 +102,15 @@ def _serve(
     event_image: Int64, event_is_free: npt.NDArray[np.bool_], n_chunks: Int64, pack: Int64, start: Int64,
     life: Int64, levels: Int64, bitmap: npt.NDArray[np.bool_], n_old: int, may_make: npt.NDArray[np.bool_],
 ) -> int:  # fmt: skip
-    """Number of packs made, -1 when `bitmap` has room for no more."""
-    n_packs = live = n_old
-    used = 0
+    """Number of packs made, -1 when `bitmap` has room for no more. `n_old`: chunks in use in an old pack, -1: there is none."""
+    n_packs = live = 1 if n_old >= 0 else 0
+    used = max(n_old, 0)
     in_use = np.zeros(len(bitmap), np.int64)
     keeps = np.zeros(len(bitmap), np.int64)
-    keeps[:n_old] = 1  # an old pack is never emptied
+    if n_old >= 0:
+        bitmap[0, :n_old] = True
+        in_use[0] = n_old
+        keeps[0] = 1  # an old pack is never emptied
     for event in range(len(event_image)):
         image = event_image[event]
         n = n_chunks[image]

@@ -88,6 +88,8 @@ class Requests:
         n_nested: regions left out because a larger one holds the same frames.
         n_in_old_blocks: areas cut from a ROX block that was there before the recording; they stay where they are.
         has_packs, has_rox: the recorded kernel has `bpf_prog_pack`, execmem's ROX cache.
+        pack_first, pack_pfn: in the view as asked, the packs that the recorded kernel made, in order of time: pack i had the
+            page frames `pack_pfn[pack_first[i] : pack_first[i + 1]]`.
     """
 
     region_id: npt.NDArray[np.uint64]
@@ -115,6 +117,8 @@ class Requests:
     n_in_old_blocks: int = 0
     has_packs: bool = False
     has_rox: bool = False
+    pack_first: Int64 = field(default_factory=lambda: np.zeros(1, np.int64))
+    pack_pfn: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if not len(self.life):
@@ -190,6 +194,8 @@ def read_requests(trace: Trace, *, as_asked: bool = False) -> Requests:
     kind = column["kind"][rows]
     first, pfn = _pages(regions, rows, life, asked_bytes)
     huge = (kind == RegionKind.ROX_BLOCK) | ((column["map_level"][rows] >= Level.M2) & (life == Life.RECORDED))
+    is_pack = (kind == RegionKind.BPF_PACK) & (life == Life.CACHE)
+    pack_first, pack_page = regions.pages(rows[is_pack])
     frees_before = ~regions.is_alloc & (column["region_id"] == 0) & (column["kind"] != RegionKind.MODULE)
     return Requests(
         region_id=column["region_id"][rows],
@@ -216,6 +222,8 @@ def read_requests(trace: Trace, *, as_asked: bool = False) -> Requests:
         n_in_old_blocks=0 if as_asked else n_in_old_blocks,
         has_packs=_has_packs(trace, column),
         has_rox=bool(n_in_old_blocks) or bool(np.any(column["kind"] == RegionKind.ROX_BLOCK)),
+        pack_first=pack_first,
+        pack_pfn=regions.pfn[pack_page],
     )
 
 

@@ -15,24 +15,51 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A number that the trace decides (`lo == hi`), or the bounds between which it leaves it open."""
+    """A number that the trace decides (`lo == hi`), or the bounds between which it leaves it open.
+
+    Attributes:
+        lo, hi: the bounds.
+        expected: what the policy holds for likeliest between them (see its docstring for how it comes about); None: it
+            prefers nothing, and whoever needs one number takes the middle (`point`).
+    """
 
     lo: float
     hi: float
+    expected: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lo <= self.hi:
             raise ValueError(f"not an interval: {self.lo} to {self.hi}")
+        if self.expected is not None and not self.lo <= self.expected <= self.hi:
+            raise ValueError(f"expected {self.expected}, which is not from {self.lo} to {self.hi}")
 
     @property
     def exact(self) -> bool:
         return self.lo == self.hi
 
+    @property
+    def point(self) -> float:
+        """One number for it, to hold a measurement against: what is expected, else the middle."""
+        return (self.lo + self.hi) / 2 if self.expected is None else self.expected
+
     def __str__(self) -> str:
         return _number(self.lo) if self.exact else f"{_number(self.lo)}–{_number(self.hi)}"
 
+    @property
+    def text(self) -> str:
+        """The same in ASCII, for a terminal: `12`, `3-12`, `-4 to 12`."""
+        if self.exact:
+            return _number(self.lo)
+        return f"{_number(self.lo)}{'-' if self.lo >= 0 else ' to '}{_number(self.hi)}"
+
+    def __add__(self, other: Interval) -> Interval:
+        return Interval(self.lo + other.lo, self.hi + other.hi)
+
+    def __sub__(self, other: Interval) -> Interval:
+        return Interval(self.lo - other.hi, self.hi - other.lo)
+
     def __or__(self, other: Interval) -> Interval:
-        """The smallest interval that holds both."""
+        """The smallest interval that holds both; nothing is expected of it."""
         return Interval(min(self.lo, other.lo), max(self.hi, other.hi))
 
     def to_json(self) -> list[float | int]:
@@ -97,6 +124,8 @@ class PolicyResult:
         series: curves over time.
         caveats, narrow: what the numbers do not say; what would narrow the intervals.
         emulated: recorded on an emulated machine, so that its times say nothing of a real one.
+        as_asked: the recorded kernel's own caches were taken away first (see `replay.requests`).
+        parameters: of the policy, as they were set.
         provenance: trace, kernel, tool.
     """
 
@@ -133,18 +162,23 @@ class PolicyResult:
     caveats: list[str] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)
     emulated: bool = False
+    as_asked: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: intervals as [lo, hi], curves as lists, no NaN."""
-        result: dict[str, Any] = {}
+        """Strict JSON: intervals as [lo, hi], curves as lists, no NaN; under `expected` what is expected of each, where
+        the policy says so.
+        """
+        result: dict[str, Any] = {"expected": {}}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if name in ("refills", "split_2m_by_user"):
                 result[name] = {str(key): count.to_json() for key, count in value.items()}
             elif isinstance(value, Interval | Series):
                 result[name] = value.to_json()
+                if isinstance(value, Interval) and value.expected is not None:
+                    result["expected"][name] = round(value.expected, 3)
             else:
                 result[name] = value
         return result

@@ -18,12 +18,13 @@ from replay.placement import Placement, Served
 from replay.policies import Policy
 from replay.policies.choose import choose
 from replay.pressure import Pressure
+from replay.progress import Progress
 from replay.requests import Life
 from replay.results import Interval, PolicyResult, Series
 from replay.serving import parse_users, serve
 from replay.stream import Stream, as_asked, decode
 
-__all__ = ["replay", "run_policies"]
+__all__ = ["replay", "run_chosen", "run_policies"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -35,21 +36,44 @@ def run_policies(
     settings: Sequence[str] = (),
     users: str | None = None,
     pressure: str | None = None,
+    progress: Progress | None = None,
 ) -> list[PolicyResult]:
     """Replay the trace in `trace_dir` under the named policies, all of them by default, in the order given.
 
     Args:
         names, settings: see `replay.policies.choose`.
-        users: whose requests a policy serves, as `replay.serving.parse_users` takes it; the others stay as recorded.
-        pressure: when memory is short, as `replay.pressure.Pressure.parse` takes it.
+        users, pressure, progress: see `run_chosen`.
     Raises TraceError for what does not exist and for a trace that cannot be read, HostError for a broken policy package.
     """
-    policies = choose(names, settings)
+    return run_chosen(trace_dir, choose(names, settings), users=users, pressure=pressure, progress=progress)
+
+
+def run_chosen(
+    trace_dir: Path,
+    policies: Sequence[Policy],
+    *,
+    users: str | None = None,
+    pressure: str | None = None,
+    progress: Progress | None = None,
+) -> list[PolicyResult]:
+    """Decode the trace in `trace_dir` once, and replay it under each of `policies`.
+
+    Args:
+        users: whose requests a policy serves, as `replay.serving.parse_users` takes it; the others stay as recorded.
+        pressure: when memory is short, as `replay.pressure.Pressure.parse` takes it.
+        progress: is told of each replay that is done.
+    Raises TraceError for what does not exist and for a trace that cannot be read.
+    """
     who = parse_users(users)
     views = {False: decode(open_trace(trace_dir), Pressure.parse(pressure) if pressure is not None else None)}
     if any(policy.as_asked for policy in policies):
         views[True] = as_asked(views[False])
-    return [replay(views[policy.as_asked], policy, who) for policy in policies]
+    results = []
+    for policy in policies:
+        results.append(replay(views[policy.as_asked], policy, who))
+        if progress is not None:
+            progress.done(policy.label)
+    return results
 
 
 def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None) -> PolicyResult:
@@ -64,7 +88,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
     def span(bounds: Callable[[Placement, Walk], tuple[float, float] | float]) -> Interval:
         values = [bounds(placement, done) for placement, done in runs]
         pairs = [value if isinstance(value, tuple) else (value, value) for value in values]
-        return Interval(min(lo for lo, _ in pairs), max(hi for _, hi in pairs))
+        return _interval(pairs, outcome.expected)
 
     idle = [_idle(placement, stream.grid_ns) for placement, _ in runs]
     first = runs[0][0]
@@ -79,7 +103,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         split_2m_by_user={
             name: both
             for code, name in enumerate((*USER_NAMES, "nobody's request"))
-            if (both := span(lambda _, w, code=code: _by_user(w, code))).hi  # type: ignore[misc]
+            if (both := span(lambda p, w, code=code: _by_user(p, w, code))).hi  # type: ignore[misc]
         },
         split_1g=span(lambda _, w: w.split_1g),
         merges=span(lambda _, w: w.merges),
@@ -92,9 +116,9 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         tlb_flushes_split=span(lambda _, w: w.splits),
         tlb_flushes_call=span(lambda p, _: _call_flushes(stream, p)),
         tlb_flushes_ranged=span(lambda p, _: _ranged_flushes(stream, p)),
-        idle_pages_mean=_spanned([_mean(p, stream.grid_ns) for p, _ in runs]),
-        idle_pages_peak=_spanned([float(p.idle_pages.max(initial=0)) for p, _ in runs]),
-        idle_pages_end=_spanned([float(curve[-1]) for curve in idle]),
+        idle_pages_mean=span(lambda p, _: _mean(p, stream.grid_ns)),
+        idle_pages_peak=span(lambda p, _: float(p.idle_pages.max(initial=0))),
+        idle_pages_end=_interval([(float(curve[-1]),) * 2 for curve in idle], outcome.expected),
         pages_unmapped=span(lambda p, _: p.pages_unmapped),
         pages_released=span(lambda p, _: p.pages_released),
         refills={
@@ -115,6 +139,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         caveats=outcome.caveats + caveats,
         narrow=outcome.narrow + narrow,
         emulated=bool(stream.trace.manifest["cpu"].get("emulated")),
+        as_asked=policy.as_asked,
         parameters={name: str(value) for name, value in policy.settings.items()},
         provenance=provenance_of(stream),
     )
@@ -124,8 +149,10 @@ def _exactly(value: float) -> Interval:
     return Interval(value, value)
 
 
-def _spanned(values: Sequence[float]) -> Interval:
-    return Interval(min(values), max(values))
+def _interval(pairs: Sequence[tuple[float, float]], expected: int | None) -> Interval:
+    """Of the bounds of each placement; the lower one of the expected placement is what is expected (see `Outcome`)."""
+    likeliest = None if expected is None else pairs[expected][0]
+    return Interval(min(lo for lo, _ in pairs), max(hi for _, hi in pairs), likeliest)
 
 
 def _leaf_entries(done: Walk) -> tuple[int, int]:
@@ -136,10 +163,10 @@ def _leaf_entries(done: Walk) -> tuple[int, int]:
     return base + more * lo, base + more * (hi + done.split_1g[1] - done.split_1g[0])
 
 
-def _by_user(done: Walk, code: int) -> tuple[int, int]:
+def _by_user(placement: Placement, done: Walk, code: int) -> tuple[int, int]:
     """Distinct 2M frames that a user's changes split first; a block may have lain where all was split already."""
     real, symbolic = (int(n) for n in done.by_user[:, code])
-    return real, real + symbolic
+    return real + symbolic if placement.apart else real, real + symbolic
 
 
 def _tables(m: DirectMap) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from analyze.directmap import DirectMap, Runs
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.rules import Window
+from analyze.verify import Verification, verify
 from collect.errors import TraceError
 from collect.schema import Level, Pte
 from collect.trace import Trace
@@ -59,6 +61,11 @@ class Stream:
     def n_put_back(self) -> int:
         """Steps that put large entries back or made new memory: after them a leaf may split again."""
         return int(np.count_nonzero((self.steps.op != CHANGE) & (self.steps.op != SPLIT_LEFT)))
+
+    @cached_property
+    def verified(self) -> Verification:
+        """What the analyzer can prove of the trace."""
+        return verify(self.trace, self.rebuilt)
 
     def start_map(self, n_symbolic: int = 0) -> DirectMap:
         """The direct map at the start, with room for symbolic blocks behind it."""

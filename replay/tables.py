@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from analyze.terminal import COLUMNS, clean
 from replay.policies.base import Policy
-from replay.results import PolicyResult
+from replay.results import Interval, PolicyResult
 
 __all__ = ["WIDTH", "policies_json", "policies_table", "text_table"]
 
-WIDTH = 79
+WIDTH = COLUMNS
 
-_ROWS: list[tuple[str, Callable[[PolicyResult], object]]] = [
+_ROWS: list[tuple[str, Callable[[PolicyResult], Interval | str]]] = [
     ("2M frames split", lambda r: r.split_2m),
     ("  live at the end", lambda r: r.split_2m_live_end),
     ("  live at most", lambda r: r.split_2m_live_peak),
@@ -32,7 +34,7 @@ _ROWS: list[tuple[str, Callable[[PolicyResult], object]]] = [
     ("  at the end", lambda r: r.idle_pages_end),
     ("pages unmapped by policy", lambda r: r.pages_unmapped),
     ("pages given back", lambda r: r.pages_released),
-    ("refills", lambda r: ", ".join(f"{n} of order {order}" for order, n in r.refills.items()) or "0"),
+    ("refills", lambda r: ", ".join(f"{n.text} of order {order}" for order, n in r.refills.items()) or "0"),
     ("  that failed", lambda r: r.refill_failures),
     ("requests served", lambda r: f"{r.requests['served']:,}"),
     ("  left as recorded", lambda r: f"{r.requests['as_recorded']:,}"),
@@ -52,7 +54,7 @@ def text_table(results: Sequence[PolicyResult]) -> str:
 def _block(results: Sequence[PolicyResult]) -> list[str]:
     labels = max(len(label) for label, _ in _ROWS)
     rows = [("", *(r.policy for r in results))]
-    rows += [(label, *(str(value(r)) for r in results)) for label, value in _ROWS]
+    rows += [(label, *(_cell(value(r)) for r in results)) for label, value in _ROWS]
     room = (WIDTH - labels) // len(results) - 2
     cells = [[_fitted(cell, room) for cell in row[1:]] for row in rows]
     widths = [max(len(part) for row in cells for part in row[i]) for i in range(len(results))]
@@ -66,9 +68,13 @@ def _block(results: Sequence[PolicyResult]) -> list[str]:
     return lines
 
 
+def _cell(value: Interval | str) -> str:
+    return value.text if isinstance(value, Interval) else value
+
+
 def _fitted(cell: str, room: int) -> list[str]:
     """Lines of a cell; an interval that is too wide breaks after its dash."""
-    return textwrap.wrap(cell if len(cell) <= room else cell.replace("–", "– "), room) or [""]
+    return textwrap.wrap(cell if len(cell) <= room else re.sub(r"(?<=\d)-(?=\d)", "- ", cell), room) or [""]
 
 
 def _notes(results: Sequence[PolicyResult]) -> list[str]:
@@ -76,7 +82,7 @@ def _notes(results: Sequence[PolicyResult]) -> list[str]:
     first = results[0] if results else None
     if first is not None:
         kernel = first.provenance.get("kernel", "?")
-        lines += _wrap(f"Recorded kernel: {kernel}. a–b: the trace leaves open where between a and b.", "", "")
+        lines += _wrap(f"Recorded kernel: {kernel}. a-b: the trace leaves open where between a and b.", "", "")
         users = ", ".join(f"{user} {n:,}" for user, n in first.requests_by_user.items())
         lines += _wrap(f"Requests by user: {users or 'none'}.", "", "")
     shared = _shared([r.caveats for r in results])
@@ -98,12 +104,7 @@ def _shared(lists: Sequence[list[str]]) -> list[str]:
 
 
 def _wrap(text: str, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(_printable(text), WIDTH, initial_indent=first, subsequent_indent=rest)
-
-
-def _printable(text: str) -> str:
-    """Names come from a trace, perhaps a stranger's: no control characters on a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return textwrap.wrap(clean(text, 1000), WIDTH, initial_indent=first, subsequent_indent=rest)
 
 
 def policies_table() -> str:

@@ -23,12 +23,15 @@ class Outcome:
         identity: nothing moved: the recorded kernel already does this, or made no request that it concerns.
         caveats: what the numbers do not say, one sentence each.
         narrow: what would narrow the intervals, one sentence each.
+        expected: which of the placements is held for the likeliest, where its blocks split no 1G entry that was not split
+            anyway; None: none of them.
     """
 
     placements: list[Placement]
     identity: bool = False
     caveats: list[str] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)
+    expected: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement,
 from replay.policies.base import VIEW, Outcome, Parameter, Policy
 from replay.prog_packs import CHUNK_BYTES, PackRun, chunks_of, run_packs
 from replay.requests import Requests
-from replay.spread import spread
+from replay.single_pages import SinglePages
 from replay.users import User
 
 __all__ = ["ProgPack"]
@@ -21,6 +21,13 @@ Int64 = npt.NDArray[np.int64]
 
 PAGE_BYTES = 4096
 _RW = int(Pte.RW)
+
+RECORDER_PROGRAM_BYTES = 1200
+"""What a program of the recorder takes in a pack on average. From when the first new pack was made in the samples 6.1-churn and
+7.2-churn: their 28 and 32 programs, and whatever else was in the pack from before, took 4 to 45 and 27 to 50 KiB."""
+
+_MAX_ACTS = 1 << 20
+"""A pack is changed page by page, unless all packs together have more pages than this (70 MB): then in fewer pieces."""
 
 
 class ProgPack(Policy):
@@ -32,11 +39,19 @@ class ProgPack(Policy):
     map because vmalloc maps it by 4K entries; images written into it later change no mapping. An emptied pack is
     freed, and vfree resets its pages one by one. A larger image keeps its own pages, as recorded.
 
-    Not modelled: how full the packs from before the recording are, and where the 512 x nodes single pages of a new
-    pack come from. Results span two ways: a pack from before has room; and it has none, and each new pack's pages are
-    spread over as many frames as the recorded kernel's own image pages were, none of them met before.
-    Programs that come to need a pack sooner because of alignment by the JIT, and trampolines, which older kernels
-    allocate as whole pages and the pack takes in later versions.
+    What the trace does not tell:
+
+    * How full the pack from before the recording is. There is one, for the recorder's own programs lie in it. Expected, and
+      at one end: nothing else does (`old-pack-used` sets it); at the other: it is full.
+    * Which 512 x nodes single pages a new pack gets. Expected: as many frames as those that the recorded kernel handed out in
+      single pages next, see `replay.single_pages`. The ends: the densest and the most scattered such pages of about the
+      same time. The first of these frames, in use at that moment, is a real one, and counted once with whoever else splits
+      it. The others the pack takes whole, and others then lie elsewhere: they are counted on top. (Of the 34 frames of the six
+      packs in the sample 6.1-churn, 10 were split by somebody else too.) In the view as asked, packs lie where the recorded
+      kernel's own lay.
+
+    Not modelled: that others then get other pages; programs that come to need a pack sooner because of alignment by the JIT; and
+    trampolines, which older kernels allocate as whole pages and the pack takes in later versions.
     """
 
     name = "prog-pack"
@@ -46,6 +61,13 @@ class ProgPack(Policy):
             "maybe",
             "whether a pack from before the recording has room for its images: yes, no, or nobody knows",
             ("maybe", "yes", "no"),
+        ),
+        "old-pack-used": Parameter(
+            0,
+            "what was in that pack before; 0: 1,200 bytes for each program of the recorder, as in the sample recordings of "
+            "6.1 and 7.2",
+            highest=1 << 20,
+            unit="KiB",
         ),
         "pages": Parameter(
             HUGE_FRAME_PAGES,
@@ -58,80 +80,154 @@ class ProgPack(Policy):
     }
 
     def place(self, requests: Requests, host: Host) -> Outcome:
-        images = requests.in_jit
         if requests.has_packs and not self.as_asked:
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The recorded kernel already has bpf_prog_pack."]
             )
-        if not images.any():
+        if not requests.in_jit.any():
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The trace holds no BPF image: nothing to pack."]
             )
-        pages = self.number("pages") * host.n_nodes
-        small = images & (chunks_of(requests.asked_bytes) <= pages * PAGE_BYTES // CHUNK_BYTES)
-        of_images = requests.pfn[small[requests.owner()]]
-        if (of_images < 0).all():  # out of packs: nobody knows; as densely as what else the kernel took in single pages
-            of_images = requests.pfn[(requests.order == 0)[requests.owner()]]
-        wide = max(spread(of_images, pages), host.n_nodes)
-        event_request, is_free, _ = requests.events(small)
-        held = np.cumsum(np.where(is_free, -1, 1) * chunks_of(requests.asked_bytes)[event_request])
-        kib = -(-int(held.max(initial=0)) * CHUNK_BYTES // 1024)
-        old = self.word("old-pack")
-        placements = [self.placed(requests, host, old_pack=True)] if old != "no" else []
-        if old != "yes":
-            placements.append(self.placed(requests, host, n_blocks=wide))
-        return Outcome(
-            placements,
-            caveats=[
-                "Where packs are used, one was there before the recording: the recorder's own programs live in it. Lower "
-                f"bound: packs from before have room for the {kib} KiB that images took at most. Upper bound: they are "
-                f"full, and each new pack's {pages} single pages, which the recorded kernel never allocated, touch "
-                f"{wide} new frames, the spread of as many of the recorded images' own pages (in theory none to {pages})."
-            ],
-            narrow=["The same load recorded on a kernel with packs tells how full they are and where their pages lie."],
+        ways = {"yes": (True, True, True), "no": (False, False, False), "maybe": (True, True, False)}[
+            self.word("old-pack")
+        ]
+        runs = {roomy: self._run(requests, host, roomy=roomy) for roomy in set(ways)}
+        owner = requests.owner()
+        single = (requests.order == 0)[owner]
+        singles = SinglePages.of(requests.begin_ns[owner[single]], requests.pfn[single], self._pages(host))
+        outcome = [
+            self._placed(
+                requests,
+                host,
+                runs[roomy],
+                self._places(requests, host, singles, runs[roomy], spread),
+                apart=len(singles) > 0,
+            )
+            for roomy, spread in zip(ways, (-1, 0, 1), strict=True)
+        ]
+        n_packs = [int(np.count_nonzero(run.made_event >= 0)) for _, run in sorted(runs.items(), reverse=True)]
+        return Outcome(outcome, expected=1, caveats=self._caveats(host, n_packs, singles), narrow=_NARROW)
+
+    def _pages(self, host: Host) -> int:
+        """Of a pack."""
+        return self.number("pages") * host.n_nodes
+
+    def _old_used_kib(self, host: Host) -> int:
+        """What is in a pack from before that has room."""
+        return self.number("old-pack-used") or -(-host.recorder_programs * RECORDER_PROGRAM_BYTES // 1024)
+
+    def _run(self, requests: Requests, host: Host, *, roomy: bool) -> PackRun:
+        """`roomy`: a pack from before is there, with what `_old_used_kib` says in it."""
+        event_request, is_free, _ = requests.events(requests.in_jit)
+        used = self._old_used_kib(host) * 1024 // CHUNK_BYTES
+        return run_packs(
+            event_request,
+            is_free,
+            chunks_of(requests.asked_bytes),
+            self._pages(host) * PAGE_BYTES // CHUNK_BYTES,
+            old_used=used if roomy else None,
         )
 
-    def placed(
-        self, requests: Requests, host: Host, *, old_pack: bool = False, n_blocks: int | None = None
-    ) -> Placement:
-        """One way it may have gone.
+    def _places(self, requests: Requests, host: Host, singles: SinglePages, run: PackRun, spread: int) -> Int64:
+        """[packs made, pieces] place of each piece of each pack: of as many pages as fit a pack of so many pieces.
 
-        Args:
-            old_pack: an empty pack from before the recording is there and stays.
-            n_blocks: 2M frames that the pages of a new pack touch; as few as can be by default.
+        `spread`: -1 as dense, 1 as scattered as single pages were around that moment; 0 those that came next.
         """
-        pages = self.number("pages") * host.n_nodes
-        n_blocks = n_blocks or host.n_nodes
-        event_request, is_free, event_ns = requests.events(requests.in_jit)
-        chunks = chunks_of(requests.asked_bytes)
-        run = run_packs(event_request, is_free, chunks, pages * PAGE_BYTES // CHUNK_BYTES, old_pack=old_pack)
+        _, _, event_ns = requests.events(requests.in_jit)
+        made_ns = event_ns[run.made_event[run.made_event >= 0]]
+        n_packs, pages = len(made_ns), self._pages(host)
+        pieces = max(host.n_nodes, min(pages, _MAX_ACTS // max(1, n_packs)))
+        if len(singles):
+            start = singles.at(made_ns)
+            places = _first_and_new(
+                singles.pages(singles.nearby(start, densest=spread < 0) if spread else start, pieces)
+            )
+        else:  # nothing is known: whole blocks, or every page in a frame of its own
+            n_blocks = host.n_nodes if spread < 0 else pieces
+            blocks = np.arange(n_packs)[:, None] * n_blocks + np.arange(n_blocks)
+            places = SYMBOLIC + blocks % host.n_frames * HUGE_FRAME_PAGES
+        for pack in range(
+            min(n_packs, len(requests.pack_first) - 1)
+        ):  # the recorded kernel's own, in the view as asked
+            own = requests.pack_pfn[requests.pack_first[pack] : requests.pack_first[pack + 1]]
+            if len(own) == places.shape[1] and (own >= 0).all():
+                places[pack] = own
+        return places
+
+    def _placed(self, requests: Requests, host: Host, run: PackRun, places: Int64, *, apart: bool) -> Placement:
+        """One way it may have gone. `apart`: see `Placement`."""
+        _, _, event_ns = requests.events(requests.in_jit)
         in_pack = run.pack >= 0
-        n_blocks_all = min(int(np.count_nonzero(run.made_event >= 0)) * n_blocks, host.n_frames)
+        pages = self._pages(host)
+        n_blocks = max(0, (int(places.max(initial=0)) - SYMBOLIC) // HUGE_FRAME_PAGES + 1)
         return Placement(
             dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
             swallowed=in_pack,
-            n_blocks=n_blocks_all,
-            in_pieces=np.ones(n_blocks_all, np.bool_),
-            acts=_acts(run, event_ns, pages, n_blocks, max(n_blocks_all, 1)),
+            n_blocks=n_blocks,
+            apart=apart,
+            in_pieces=np.ones(n_blocks, np.bool_),
+            acts=_acts(run, event_ns, pages, places),
             idle_ns=event_ns,
             idle_pages=run.n_live * pages - -(-run.used_chunks * CHUNK_BYTES // PAGE_BYTES),
             state=np.where(in_pack, Served.SERVED, Served.AS_RECORDED).astype(np.uint8),
         )
 
+    def _caveats(self, host: Host, n_packs: list[int], singles: SinglePages) -> list[str]:
+        """`n_packs`: new ones, with a pack from before that has room (if that may be), and without."""
+        old = self.word("old-pack")
+        used = self._old_used_kib(host)
+        texts = {
+            "yes": f"A pack from before the recording has {used} KiB in it; {n_packs[0]} new ones are made.",
+            "no": f"No pack from before the recording has room; {n_packs[-1]} new ones are made.",
+            "maybe": f"Where packs are used, one was there before the recording: the recorder's own programs live in it. "
+            f"Expected, and lower bound: nothing else, {used} KiB; {n_packs[0]} new packs. Upper bound: it is full; "
+            f"{n_packs[-1]} new packs.",
+        }
+        pages = self._pages(host)
+        where = (
+            f"The {pages} single pages of a new pack were never allocated by the recorded kernel. Expected: the frames of "
+            f"the {singles.window:,} special pages that it handed out next in single pages, which stand for {pages} taken "
+            "at once by anybody (calibrated on one recording of 6.1); the ends: the densest and the most scattered ones of "
+            "about that time."
+            if len(singles)
+            else f"Where the {pages} single pages of a new pack would lie nobody knows: together, or each in a frame of its own."
+        )
+        return [texts[old], where]
 
-def _acts(run: PackRun, event_ns: Int64, pack_pages: int, n_blocks: int, n_blocks_all: int) -> Acts:
+
+_NARROW = [
+    "The same load recorded with --pages all tells which single pages the kernel handed out next; recorded on a kernel "
+    "with packs, how full they are and where their pages lie."
+]
+
+
+def _first_and_new(pfn: Int64) -> Int64:
+    """[packs, pieces] places: what lies in the first page's frame stays there, which is in use at that moment.
+
+    The other frames stand for memory that a pack takes before anybody else can, so that theirs lies elsewhere: blocks, the same
+    one for the same frame.
+    """
+    frames = pfn // HUGE_FRAME_PAGES
+    new = frames != frames[:, :1]
+    _, block = np.unique(frames[new], return_inverse=True)
+    places = pfn.copy()
+    places[new] = SYMBOLIC + block.reshape(-1) * HUGE_FRAME_PAGES + pfn[new] % HUGE_FRAME_PAGES
+    return places
+
+
+def _acts(run: PackRun, event_ns: Int64, pack_pages: int, places: Int64) -> Acts:
     """Making each pack read-only (and executable, which the direct map never sees), and its reset when it goes.
 
-    Blocks are new for each pack, until there have been as many as the machine has frames.
+    `places`: [packs, pieces]; the pages of a piece lie side by side in one frame.
     """
     made_event, gone_event = (events[run.made_event >= 0] for events in (run.made_event, run.gone_event))
-    n_packs = len(made_event)
-    pack = np.repeat(np.arange(n_packs), n_blocks)
-    part = np.tile(np.arange(n_blocks), n_packs)
-    pages = pack_pages // n_blocks + (part < pack_pages % n_blocks)
-    block = np.arange(n_packs * n_blocks) % n_blocks_all
+    n_packs, pieces = places.shape
+    pack = np.repeat(np.arange(n_packs), pieces)
+    part = np.tile(np.arange(pieces), n_packs)
+    pages = np.minimum(pack_pages // pieces + (part < pack_pages % pieces), HUGE_FRAME_PAGES)
+    place = places.reshape(-1)
+    place = np.minimum(place, (place // HUGE_FRAME_PAGES + 1) * HUGE_FRAME_PAGES - pages)
     head = part == 0  # calls and flushes are counted once a pack
-    place = SYMBOLIC + block * HUGE_FRAME_PAGES
     made = Acts.of(
         event_ns[made_event[pack]], place, pages, mask_clr=_RW, n_calls=2 * head, n_call_flushes=2 * head, user=User.BPF
     )

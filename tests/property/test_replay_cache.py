@@ -323,13 +323,14 @@ images = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(images, st.booleans(), st.integers(0, 80))
-def test_packs_do_what_plain_python_does(stream: Events, old_pack: bool, none_after: int) -> None:
+@given(images, st.none() | st.integers(0, 11), st.integers(0, 80))
+def test_packs_do_what_plain_python_does(stream: Events, old_used: int | None, none_after: int) -> None:
     flat = Flat.of(stream)
     request, is_free, _, _ = flat.columns()
     may_make = np.arange(len(request)) < none_after
-    run = run_packs(request, is_free, np.array(flat.pages, np.int64), 10, old_pack=old_pack, may_make=may_make)
-    packs: list[list[int | None]] = [[None] * 10] * old_pack
+    run = run_packs(request, is_free, np.array(flat.pages, np.int64), 10, old_used=old_used, may_make=may_make)
+    n_old = min(old_used or 0, 10)
+    packs: list[list[int | None]] = [] if old_used is None else [[-1] * n_old + [None] * (10 - n_old)]
     gone: set[int] = set()
     for at, (kind, image) in enumerate(flat.events):
         n = flat.pages[image]
@@ -337,7 +338,7 @@ def test_packs_do_what_plain_python_does(stream: Events, old_pack: bool, none_af
             pack = packs[run.pack[image]]
             assert pack.count(image) == n
             packs[run.pack[image]] = pack = [None if owner == image else owner for owner in pack]
-            if pack == [None] * 10 and not (old_pack and run.pack[image] == 0):
+            if pack == [None] * 10 and not (old_used is not None and run.pack[image] == 0):
                 gone.add(int(run.pack[image]))
         elif kind == "alloc":
             fits = [

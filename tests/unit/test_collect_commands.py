@@ -86,7 +86,7 @@ def test_recording_without_privileges_is_refused_with_their_names(
         (("record", "-o", "x", "-d", "-3"), "greater than 0"),
         (("record", "-o", "x", "-d", "nan"), "greater than 0"),
         (("record", "-o", "x", "-d", "inf"), "greater than 0"),
-        (("recover",), "directory"),
+        (("recover",), "DIR"),
         (("snapshot", "--csv"), "--csv"),
     ],
 )

@@ -35,7 +35,8 @@ def test_table_on_stdout_is_narrow_and_says_what_it_must(trace: Path, capsys: py
     flat = " ".join(out.split())
     assert "an emulated machine" in flat
     assert "published results disagree" in flat
-    assert "a–b:" in flat
+    assert "a-b:" in flat
+    assert out.isascii()
 
 
 def test_json_is_strict_and_holds_every_policy(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,98 @@
+"""Arguments that several commands of `directmap-replay` share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "Subparsers",
+    "add_against",
+    "add_command",
+    "add_files",
+    "add_json",
+    "add_load",
+    "add_policies",
+    "add_settings",
+]
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Subparsers = Any
+
+
+def add_command(commands: Subparsers, name: str, what: str, examples: str) -> argparse.ArgumentParser:
+    """A command, whose help begins with examples. `what`: one line for the list of commands."""
+    return commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.\n\nexamples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_policies(parser: argparse.ArgumentParser) -> None:
+    """--policy, as `options.policy`."""
+    parser.add_argument(
+        "--policy",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="policies to replay, as NAME, NAME:parameter=value,... or NAME+merge (default: all; see `policies`)",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """--set, as `options.settings`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME.PARAMETER=VALUE",
+        help="set a parameter of a policy, wherever it is named; may be given again",
+    )
+
+
+def add_against(parser: argparse.ArgumentParser) -> None:
+    """--against, as `options.against`."""
+    parser.add_argument(
+        "--against",
+        default="none",
+        metavar="NAME",
+        help="the policy that savings are held against (default: none, what was recorded)",
+    )
+
+
+def add_load(parser: argparse.ArgumentParser) -> None:
+    """--users and --pressure, as `options.users` and `options.pressure`."""
+    parser.add_argument(
+        "--users", metavar="USER,...", help="whose requests a policy serves, such as modules,bpf (default: everybody's)"
+    )
+    parser.add_argument(
+        "--pressure",
+        metavar="SCENARIO",
+        help="when memory is short: EVERY_SECONDS:PAGES, a file of lines SECONDS PAGES, or trace (what it counted)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json, as `options.json`."""
+    parser.add_argument("--json", action="store_true", help="for programs: JSON on stdout instead of the table")
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """-o FILE, as often as wanted, as `options.output`, and --force."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write a picture (.svg, .png, .pdf) or the table (.csv, .json); may be given again",
+    )
+    parser.add_argument("--force", action="store_true", help="write over what is there")

@@ -1,0 +1,96 @@
+"""`directmap-replay compare`: traces and policies on the same axes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replay.arguments import (
+    Subparsers,
+    add_against,
+    add_command,
+    add_files,
+    add_json,
+    add_load,
+    add_policies,
+    add_settings,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from replay.side_by_side import SideBySide
+
+__all__ = ["add_to"]
+
+EXAMPLES = """\
+  directmap-replay compare before after                      two traces under every policy
+  directmap-replay compare a b c --policy gfp-unmapped prog-pack clairvoyant
+  directmap-replay compare a b --against ungrouped --policy prog-pack:requests=asked
+                                                             from a kernel without caches
+  directmap-replay compare a b -o compare.svg -o compare.csv a picture and a table
+"""
+
+
+def add_to(commands: Subparsers) -> None:
+    what = "traces and policies on the same axes, and what each would have saved"
+    parser = add_command(commands, "compare", what, EXAMPLES)
+    parser.add_argument("traces", type=Path, nargs="+", metavar="DIR", help="traces")
+    add_policies(parser)
+    add_against(parser)
+    add_settings(parser)
+    add_load(parser)
+    add_json(parser)
+    add_files(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from replay.output_files import check_outputs, write_outputs
+    from replay.rows_csv import comparison_csv
+    from replay.side_by_side import compare
+
+    check_outputs(options.output, force=options.force)
+    found = compare(
+        options.traces,
+        options.policy,
+        against=options.against,
+        settings=options.settings,
+        users=options.users,
+        pressure=options.pressure,
+    )
+
+    def figure() -> Figure:
+        from replay.plots_compare import compare_figure
+
+        return compare_figure(found)
+
+    write_outputs(options.output, figure=figure, table=lambda: comparison_csv(found), json_value=found.to_json)
+    if options.json:
+        print(json.dumps(found.to_json(), allow_nan=False, indent=1))
+    else:
+        sys.stdout.write("\n".join(_lines(found)) + "\n")
+    return 0
+
+
+def _lines(found: SideBySide) -> list[str]:
+    from analyze.terminal import clean, size, wrapped
+    from replay.rows_text import Group, saved_by_user_table, tables
+
+    groups = []
+    for trace in found.traces:
+        rows = [row for row in found.rows if row.trace == trace]
+        facts = rows[0].result.provenance
+        heading = f"{trace}: Linux {clean(facts['kernel'], 40)}, {size(facts['memory_pages'])}, {facts['requests']:,} requests"
+        groups.append(Group(heading, ["  " + row.result.policy for row in rows], rows))
+    lines = wrapped(
+        f"a-b: the trace leaves open where between a and b. Saved: 2M frames less than under {clean(found.against)}; "
+        "below 0: more."
+    )
+    lines += ["", "What speaks against comparing the rows as they stand:"]
+    for doubt in found.doubts or ["nothing that the traces know of."]:
+        lines += wrapped("- " + doubt, hang=2)
+    return [*lines, "", *tables(groups, found.against), *saved_by_user_table(groups, found.against)]

@@ -1,0 +1,103 @@
+"""`directmap-replay sweep`: a policy over the values of its parameters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replay.arguments import Subparsers, add_against, add_command, add_files, add_json, add_load, add_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from replay.sweep import Sweep
+
+__all__ = ["add_to"]
+
+EXAMPLES = """\
+  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=0:9:1
+  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=5,7,9 \\
+      --over gfp-unmapped.variant=posted,ideal -o sweep.svg -o sweep.csv
+  directmap-replay sweep trace --policy prog-pack:old-pack=no --over prog-pack.pages=64:512:64
+"""
+
+
+def add_to(commands: Subparsers) -> None:
+    what = "one policy over the values of one or two of its parameters"
+    parser = add_command(commands, "sweep", what, EXAMPLES)
+    parser.add_argument("trace", type=Path, metavar="DIR", help="a trace")
+    parser.add_argument(
+        "--policy",
+        required=True,
+        metavar="NAME",
+        help="as NAME, NAME:parameter=value,... or NAME+merge; see `policies`",
+    )
+    parser.add_argument(
+        "--over",
+        action="append",
+        required=True,
+        metavar="NAME.PARAMETER=VALUES",
+        help="a parameter and its values: V1,V2,... or, of a number, LO:HI:STEP with both ends; may be given twice",
+    )
+    add_against(parser)
+    add_settings(parser)
+    add_load(parser)
+    add_json(parser)
+    add_files(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from replay.output_files import check_outputs, write_outputs
+    from replay.rows_csv import sweep_csv
+    from replay.sweep import sweep
+
+    check_outputs(options.output, force=options.force)
+    found = sweep(
+        options.trace,
+        options.policy,
+        options.over,
+        against=options.against,
+        settings=options.settings,
+        users=options.users,
+        pressure=options.pressure,
+    )
+
+    def figure() -> Figure:
+        from replay.plots_sweep import sweep_figure
+
+        return sweep_figure(found)
+
+    write_outputs(options.output, figure=figure, table=lambda: sweep_csv(found), json_value=found.to_json)
+    if options.json:
+        print(json.dumps(found.to_json(), allow_nan=False, indent=1))
+    else:
+        sys.stdout.write("\n".join(_lines(found)) + "\n")
+    return 0
+
+
+def _lines(found: Sweep) -> list[str]:
+    from analyze.terminal import clean, size, wrapped
+    from replay.rows_text import Group, saved_by_user_table, tables
+    from replay.side_by_side import doubts
+
+    facts = found.base.result.provenance
+    against = found.base.result.policy
+    over = " and ".join(axis.titled for axis in found.axes)
+    lines = wrapped(
+        f"{found.base.trace}: Linux {clean(facts['kernel'], 40)}, {size(facts['memory_pages'])}, "
+        f"{facts['requests']:,} requests"
+    )
+    lines += wrapped(
+        f"{found.policy} over {over}. a-b: the trace leaves open where between a and b. Saved: 2M frames less than under "
+        f"{clean(against)}; below 0: more."
+    )
+    rows = [row for _, row in found.points]
+    for doubt in doubts([found.base, *rows]):
+        lines += wrapped("- " + doubt, hang=2)
+    names = [" ".join(str(value) for value in values) for values, _ in found.points]
+    group = Group("", [against, *names], [found.base, *rows])
+    return [*lines, "", *tables([group], against), *saved_by_user_table([group], against)]
