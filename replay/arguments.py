@@ -96,3 +96,13 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         help="write a picture (.svg, .png, .pdf) or the table (.csv, .json); may be given again",
     )
     parser.add_argument("--force", action="store_true", help="write over what is there")
+
+
+def add_costs(parser: argparse.ArgumentParser) -> None:
+    """--costs, as `options.costs`."""
+    parser.add_argument(
+        "--costs",
+        type=Path,
+        metavar="FILE",
+        help="what a call, a flush, a page cost: .toml or .json, as docs/costs-example.toml; without it nothing is priced",
+    )

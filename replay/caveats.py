@@ -14,7 +14,7 @@ PUBLISHED = (
     "This says nothing about performance, and published results disagree. Against a benefit: Xing Zhengjun (Intel, "
     "2021) found no compelling evidence for 1G entries only over 259 tests; Rapoport (2020) saw -0.1 to +3.8 % time "
     "for a kernel build with the whole map at 4K, and no longer argued for the cache at LSF/MM 2023 (LWN 931406); "
-    "Aaron Lu (2022) found no report of harm from a fragmented direct map. For one: Song Liu (Meta, 2022) measured "
+    "Aaron Lu (2022) posted a merge of split entries without a measurement of speed. For one: Song Liu (Meta, 2022) measured "
     "0.5 to 0.9 % on web servers with bpf_prog_pack, most of it by his account from less fragmentation."
 )
 

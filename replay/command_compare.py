@@ -12,6 +12,7 @@ from replay.arguments import (
     Subparsers,
     add_against,
     add_command,
+    add_costs,
     add_files,
     add_json,
     add_load,
@@ -43,17 +44,20 @@ def add_to(commands: Subparsers) -> None:
     add_against(parser)
     add_settings(parser)
     add_load(parser)
+    add_costs(parser)
     add_json(parser)
     add_files(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    from replay.costs import read_costs
     from replay.output_files import check_outputs, write_outputs
     from replay.rows_csv import comparison_csv
     from replay.side_by_side import compare
 
     check_outputs(options.output, force=options.force)
+    costs = read_costs(options.costs) if options.costs is not None else None
     found = compare(
         options.traces,
         options.policy,
@@ -61,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
         settings=options.settings,
         users=options.users,
         pressure=options.pressure,
+        costs=costs,
     )
 
     def figure() -> Figure:
@@ -78,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _lines(found: SideBySide) -> list[str]:
     from analyze.terminal import clean, size, wrapped
-    from replay.rows_text import Group, saved_by_user_table, tables
+    from replay.rows_text import Group, priced_rows, saved_by_user_table, tables
 
     groups = []
     for trace in found.traces:
@@ -93,4 +98,10 @@ def _lines(found: SideBySide) -> list[str]:
     lines += ["", "What speaks against comparing the rows as they stand:"]
     for doubt in found.doubts or ["nothing that the traces know of."]:
         lines += wrapped("- " + doubt, hang=2)
-    return [*lines, "", *tables(groups, found.against), *saved_by_user_table(groups, found.against)]
+    return [
+        *lines,
+        "",
+        *tables(groups, found.against),
+        *saved_by_user_table(groups, found.against),
+        *priced_rows(groups, found.costs, found.against),
+    ]

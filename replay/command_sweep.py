@@ -8,7 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.arguments import Subparsers, add_against, add_command, add_files, add_json, add_load, add_settings
+from replay.arguments import (
+    Subparsers,
+    add_against,
+    add_command,
+    add_costs,
+    add_files,
+    add_json,
+    add_load,
+    add_settings,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,17 +54,20 @@ def add_to(commands: Subparsers) -> None:
     add_against(parser)
     add_settings(parser)
     add_load(parser)
+    add_costs(parser)
     add_json(parser)
     add_files(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    from replay.costs import read_costs
     from replay.output_files import check_outputs, write_outputs
     from replay.rows_csv import sweep_csv
     from replay.sweep import sweep
 
     check_outputs(options.output, force=options.force)
+    costs = read_costs(options.costs) if options.costs is not None else None
     found = sweep(
         options.trace,
         options.policy,
@@ -64,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         settings=options.settings,
         users=options.users,
         pressure=options.pressure,
+        costs=costs,
     )
 
     def figure() -> Figure:
@@ -81,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _lines(found: Sweep) -> list[str]:
     from analyze.terminal import clean, size, wrapped
-    from replay.rows_text import Group, saved_by_user_table, tables
+    from replay.rows_text import Group, priced_rows, saved_by_user_table, tables
     from replay.side_by_side import doubts
 
     facts = found.base.result.provenance
@@ -100,4 +113,10 @@ def _lines(found: Sweep) -> list[str]:
         lines += wrapped("- " + doubt, hang=2)
     names = [" ".join(str(value) for value in values) for values, _ in found.points]
     group = Group("", [against, *names], [found.base, *rows])
-    return [*lines, "", *tables([group], against), *saved_by_user_table([group], against)]
+    return [
+        *lines,
+        "",
+        *tables([group], against),
+        *saved_by_user_table([group], against),
+        *priced_rows([group], found.costs, against),
+    ]

@@ -18,6 +18,7 @@ from analyze.plots_style import inline_svg, save
 from analyze.report import claim_output, write_analysis
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
+from replay.output import results_json
 from replay.plots import split_figure
 from replay.results import Interval, PolicyResult
 from replay.run import run_policies
@@ -119,7 +120,7 @@ def _within(picture: Picture, folder: str) -> Picture:
 def _write_replay(results: list[PolicyResult], out: Path) -> list[str]:
     """The replay's files; returns their names."""
     claim_output(out, force=True)
-    text = json.dumps([result.to_json() for result in results], indent=1, allow_nan=False)
+    text = json.dumps(results_json(results), indent=1, allow_nan=False)
     (out / "results.json").write_text(text + "\n", encoding="utf-8")
     (out / "results.txt").write_text(text_table(results) + "\n", encoding="utf-8")
     figure = split_figure(results)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from replay.results import Interval, PolicyResult
 
-__all__ = ["BASELINE", "COST", "MAP", "MEASURES", "Measure", "saved", "saved_by_user"]
+__all__ = ["BASELINE", "COST", "MAP", "MEASURES", "Measure", "saved", "saved_by_user", "summed"]
 
 BASELINE = "none"
 """Policy that changes nothing: what was recorded."""
@@ -31,7 +31,8 @@ class Measure:
     of: Callable[[PolicyResult], Interval]
 
 
-def _sum(*intervals: Interval) -> Interval:
+def summed(*intervals: Interval) -> Interval:
+    """Their sum; 0 for none."""
     total = Interval(0, 0)
     for one in intervals:
         total += one
@@ -61,11 +62,11 @@ COST = (
         "TLB flushes of any kind",
         ("TLB", "flushes"),
         "flushes",
-        lambda r: _sum(r.tlb_flushes_split, r.tlb_flushes_call, r.tlb_flushes_ranged),
+        lambda r: summed(r.tlb_flushes_split, r.tlb_flushes_call, r.tlb_flushes_ranged, r.merges),
     ),
     Measure("idle_pages_mean", "idle pages, mean", ("idle", "mean"), "pages", lambda r: r.idle_pages_mean),
     Measure("idle_pages_peak", "idle pages at most", ("idle", "at most"), "pages", lambda r: r.idle_pages_peak),
-    Measure("refills", "refills", ("refills",), "refills", lambda r: _sum(*r.refills.values())),
+    Measure("refills", "refills", ("refills",), "refills", lambda r: summed(*r.refills.values())),
     Measure(
         "requests_not_served", "requests not served", ("not", "served"), "requests", lambda r: r.requests_not_served
     ),

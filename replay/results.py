@@ -105,6 +105,8 @@ class PolicyResult:
         split_2m_live_end, split_2m_live_peak: those of them that hold a special page (one that is not present or not
             writable, so that the frame could not be one 2M entry again), at the end and at most.
         split_2m_by_user: split_2m by whose change split the frame first; a block's frame counts from 0 to 1.
+        split_frame_seconds: frames split while recording, summed up over the seconds since each was; from 0 where large
+            entries are put back, for when is not followed. By the clock of the recording: see `emulated`.
         split_1g: distinct 1G entries split.
         merges: large entries that were put back by the policy; each flushes every TLB.
         leaf_entries_start, leaf_entries_end: entries that map the direct map.
@@ -136,6 +138,7 @@ class PolicyResult:
     split_2m_live_end: Interval
     split_2m_live_peak: Interval
     split_2m_by_user: dict[str, Interval]
+    split_frame_seconds: Interval
     split_1g: Interval
     merges: Interval
     leaf_entries_start: Interval

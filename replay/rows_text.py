@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analyze.terminal import COLUMNS, clean, wrapped
+from replay.costs import Costs
 from replay.measures import COST, MAP
+from replay.pricing_text import pricing_lines
 from replay.side_by_side import Row
 
-__all__ = ["Group", "saved_by_user_table", "tables"]
+__all__ = ["Group", "priced_rows", "saved_by_user_table", "tables"]
 
 GAP = 2
 WIDEST_LABEL = 26
@@ -85,3 +87,17 @@ def _line(label: str, cells: Sequence[str], width: int, widths: Sequence[int]) -
     gap = " " * GAP
     text = "".join(gap + cell.rjust(one) for cell, one in zip(cells, widths, strict=True))
     return f"{label:<{width}}{text}".rstrip()
+
+
+def priced_rows(groups: Sequence[Group], costs: Costs | None, against: str) -> list[str]:
+    """Prices of all rows; nothing where there are no costs."""
+    if costs is None:
+        return []
+    named = [
+        (" ".join((row.trace, label.strip())) if len(groups) > 1 else label.strip(), row)
+        for group in groups
+        for label, row in zip(group.labels, group.rows, strict=True)
+    ]
+    prices = [(name, row.priced) for name, row in named if row.priced is not None]
+    emulated = any(row.result.emulated for _, row in named)
+    return pricing_lines(costs, prices, against, emulated=emulated)

@@ -105,6 +105,10 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
             for code, name in enumerate((*USER_NAMES, "nobody's request"))
             if (both := span(lambda p, w, code=code: _by_user(p, w, code))).hi  # type: ignore[misc]
         },
+        split_frame_seconds=_spanned_over(
+            [_frame_seconds(w.curves, stream.grid_ns) for _, w in runs],
+            merges=policy.merge_ignoring is not None or bool(stream.n_put_back),
+        ),
         split_1g=span(lambda _, w: w.split_1g),
         merges=span(lambda _, w: w.merges),
         leaf_entries_start=_exactly(sum(start.counts().values())),
@@ -153,6 +157,20 @@ def _interval(pairs: Sequence[tuple[float, float]], expected: int | None) -> Int
     """Of the bounds of each placement; the lower one of the expected placement is what is expected (see `Outcome`)."""
     likeliest = None if expected is None else pairs[expected][0]
     return Interval(min(lo for lo, _ in pairs), max(hi for _, hi in pairs), likeliest)
+
+
+def _frame_seconds(curves: Int64, grid_ns: Int64) -> tuple[float, float]:
+    """Split frames times seconds. Frames ever split only grow in number, so between two moments there are no fewer than at the
+    first, at least, and no more than at the second, at most.
+    """
+    seconds = np.diff(grid_ns) / 1e9
+    least = np.maximum.accumulate(curves[0])[:-1]
+    most = np.minimum.accumulate(curves[1][::-1])[::-1][1:]
+    return float((least * seconds).sum()), float((most * seconds).sum())
+
+
+def _spanned_over(pairs: Sequence[tuple[float, float]], *, merges: bool) -> Interval:
+    return Interval(0.0 if merges else min(lo for lo, _ in pairs), max(hi for _, hi in pairs))
 
 
 def _leaf_entries(done: Walk) -> tuple[int, int]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from analyze.terminal import clean, size
 from collect.errors import TraceError
+from replay.costs import Costs
 from replay.measures import BASELINE, MEASURES, saved, saved_by_user
 from replay.policies.choose import choose, known
+from replay.pricing import Pricing, costs_json, price
 from replay.progress import Progress
 from replay.results import Interval, PolicyResult
 from replay.run import run_chosen
@@ -33,12 +35,14 @@ class Row:
         result: the replay.
         saved: by key of `replay.measures.MEASURES`, how much less than under the policy that all are held against.
         saved_by_user: 2M frames less that a user's changes split first.
+        priced: what it costs, where a file of costs was given.
     """
 
     trace: str
     result: PolicyResult
     saved: dict[str, Interval]
     saved_by_user: dict[str, Interval]
+    priced: Pricing | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -47,17 +51,19 @@ class Row:
             "measures": {measure.key: measure.of(self.result).to_json() for measure in MEASURES},
             "saved": {key: value.to_json() for key, value in self.saved.items()},
             "saved_by_user": {user: value.to_json() for user, value in self.saved_by_user.items()},
+            "priced": None if self.priced is None else self.priced.to_json(),
             "result": self.result.to_json(),
         }
 
 
-def row(trace: str, base: PolicyResult, result: PolicyResult) -> Row:
-    """A row, held against `base`."""
+def row(trace: str, base: PolicyResult, result: PolicyResult, costs: Costs | None = None) -> Row:
+    """A row, held against `base`, and priced if there are costs."""
     return Row(
         trace=trace,
         result=result,
         saved={measure.key: saved(base, result, measure) for measure in MEASURES},
         saved_by_user=saved_by_user(base, result),
+        priced=None if costs is None else price(result, base, costs),
     )
 
 
@@ -69,11 +75,13 @@ class SideBySide:
         against: the policy that all rows of a trace are held against, which is the first of them.
         rows: trace by trace, in the order asked for.
         doubts: why rows should not be compared as they stand, a sentence each.
+        costs: by which the rows are priced, if any.
     """
 
     against: str
     rows: list[Row]
     doubts: list[str]
+    costs: Costs | None = None
 
     @property
     def traces(self) -> list[str]:
@@ -84,7 +92,12 @@ class SideBySide:
         return list(dict.fromkeys(row.result.policy for row in self.rows))
 
     def to_json(self) -> dict[str, Any]:
-        return {"against": self.against, "doubts": self.doubts, "rows": [row.to_json() for row in self.rows]}
+        return {
+            "against": self.against,
+            "doubts": self.doubts,
+            **costs_json(self.costs),
+            "rows": [row.to_json() for row in self.rows],
+        }
 
 
 def compare(
@@ -95,10 +108,11 @@ def compare(
     settings: Sequence[str] = (),
     users: str | None = None,
     pressure: str | None = None,
+    costs: Costs | None = None,
 ) -> SideBySide:
     """Replay every trace under every policy named (all by default), one trace after another in memory.
 
-    `against` is a policy as `replay.policies.choose` takes it; the other arguments are those of `replay.run.run_policies`.
+    `against` is a policy as `replay.policies.choose` takes it; `costs` price the rows; the other arguments are those of `replay.run.run_policies`.
     Raises TraceError for a trace that comes twice, or more than `MAX_RUNS` replays, and whatever `run_policies` raises.
     """
     policies = choose([against, *(names or known())], settings)
@@ -112,8 +126,8 @@ def compare(
     with Progress(n_runs) as progress:
         for label, trace in zip(labels, traces, strict=True):
             results = run_chosen(trace, policies, users=users, pressure=pressure, progress=progress)
-            rows += [row(label, results[0], result) for result in results]
-    return SideBySide(policies[0].label, rows, doubts(rows))
+            rows += [row(label, results[0], result, costs) for result in results]
+    return SideBySide(policies[0].label, rows, doubts(rows), costs)
 
 
 def _labels(traces: Sequence[Path]) -> list[str]:

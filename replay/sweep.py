@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from collect.errors import TraceError
+from replay.costs import Costs
 from replay.measures import BASELINE
 from replay.policies import Parameter, Policy
 from replay.policies.choose import choose
 from replay.policies.eager_merge import EagerMerge
+from replay.pricing import costs_json
 from replay.progress import Progress
 from replay.run import run_chosen
 from replay.side_by_side import Row, row
@@ -67,6 +69,7 @@ class Sweep:
         policy: as it was named.
         axes: the parameters, in the order given.
         base: the policy that savings are held against.
+        costs: by which all is priced, if any.
         points: values, one an axis, and the row for them; the last axis runs fastest.
     """
 
@@ -74,6 +77,7 @@ class Sweep:
     axes: list[Axis]
     base: Row
     points: list[tuple[tuple[str | int, ...], Row]]
+    costs: Costs | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +86,7 @@ class Sweep:
                 {"policy": axis.policy, "parameter": axis.name, "unit": axis.unit, "values": axis.values}
                 for axis in self.axes
             ],
+            **costs_json(self.costs),
             "base": self.base.to_json(),
             "points": [
                 {"values": dict(zip([axis.label for axis in self.axes], values, strict=True)), **row.to_json()}
@@ -99,6 +104,7 @@ def sweep(
     settings: Sequence[str] = (),
     users: str | None = None,
     pressure: str | None = None,
+    costs: Costs | None = None,
 ) -> Sweep:
     """Decode `trace` once, and replay it under the policy `name` for each combination of values.
 
@@ -106,6 +112,7 @@ def sweep(
         over: one or two of `NAME.PARAMETER=V1,V2,...` or, of a number, `NAME.PARAMETER=LO:HI:STEP`, both ends included.
         against: the policy that savings are held against.
         settings, users, pressure: see `replay.run.run_policies`.
+        costs: price every point.
     Raises TraceError for what does not exist, is set twice or is too much, before the trace is read; then whatever
     `replay.run.run_chosen` raises.
     """
@@ -132,8 +139,11 @@ def sweep(
     return Sweep(
         policy=plain.label,
         axes=axes,
-        base=row(label, base, base),
-        points=[(values, row(label, base, result)) for values, result in zip(combinations, results, strict=True)],
+        base=row(label, base, base, costs),
+        points=[
+            (values, row(label, base, result, costs)) for values, result in zip(combinations, results, strict=True)
+        ],
+        costs=costs,
     )
 
 

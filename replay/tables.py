@@ -9,7 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from analyze.terminal import COLUMNS, clean
+from replay.caveats import PUBLISHED
+from replay.costs import Costs
+from replay.measures import BASELINE
 from replay.policies.base import Policy
+from replay.pricing import priced
+from replay.pricing_text import pricing_lines
 from replay.results import Interval, PolicyResult
 
 __all__ = ["WIDTH", "policies_json", "policies_table", "text_table"]
@@ -42,12 +47,15 @@ _ROWS: list[tuple[str, Callable[[PolicyResult], Interval | str]]] = [
 ]
 
 
-def text_table(results: Sequence[PolicyResult]) -> str:
-    """A column a policy (three abreast), then what the numbers do not say."""
+def text_table(results: Sequence[PolicyResult], costs: Costs | None = None) -> str:
+    """A column a policy (three abreast), then what the numbers do not say, and what they cost if `costs` say so."""
     lines: list[str] = []
     for at in range(0, len(results), 3):
         lines += [*_block(results[at : at + 3]), ""]
-    lines += _notes(results)
+    lines += _notes(results, priced=costs is not None)
+    if costs is not None:
+        prices = [(result.policy, priced(result, results, costs)) for result in results]
+        lines += pricing_lines(costs, prices, BASELINE, emulated=any(result.emulated for result in results))
     return "\n".join(lines) + "\n"
 
 
@@ -77,7 +85,8 @@ def _fitted(cell: str, room: int) -> list[str]:
     return textwrap.wrap(cell if len(cell) <= room else re.sub(r"(?<=\d)-(?=\d)", "- ", cell), room) or [""]
 
 
-def _notes(results: Sequence[PolicyResult]) -> list[str]:
+def _notes(results: Sequence[PolicyResult], *, priced: bool) -> list[str]:
+    """`priced`: who disagrees is told with the prices."""
     lines: list[str] = []
     first = results[0] if results else None
     if first is not None:
@@ -87,7 +96,8 @@ def _notes(results: Sequence[PolicyResult]) -> list[str]:
         lines += _wrap(f"Requests by user: {users or 'none'}.", "", "")
     shared = _shared([r.caveats for r in results])
     for text in shared:
-        lines += _wrap(text, "- ", "  ")
+        if not (priced and text == PUBLISHED):
+            lines += _wrap(text, "- ", "  ")
     for result in results:
         own = [text for text in result.caveats if text not in shared]
         if own or result.narrow:

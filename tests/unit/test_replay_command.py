@@ -41,7 +41,7 @@ def test_table_on_stdout_is_narrow_and_says_what_it_must(trace: Path, capsys: py
 
 def test_json_is_strict_and_holds_every_policy(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(trace), "--policy", "none", "gfp-unmapped", "--json"]) == 0
-    results = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    results = json.loads(capsys.readouterr().out, parse_constant=refuse)["results"]
     assert [r["policy"] for r in results] == ["none", "gfp-unmapped"]
     none = results[0]
     assert none["split_2m"][0] == none["split_2m"][1] > 0
@@ -106,9 +106,9 @@ def test_whose_requests_are_served_and_under_which_pressure(trace: Path, capsys:
     manifest = open_trace(trace).manifest
     often = f"{(manifest['ts_end_ns'] - manifest['ts_start_ns']) / 20e9:.12f}:64"
     assert main([*command, "--users", "modules", "--pressure", often, "--set", "gfp-unmapped.variant=cover"]) == 0
-    (some,) = json.loads(capsys.readouterr().out)
+    (some,) = json.loads(capsys.readouterr().out)["results"]
     assert main(command) == 0
-    (everybody,) = json.loads(capsys.readouterr().out)
+    (everybody,) = json.loads(capsys.readouterr().out)["results"]
     assert set(some["served_by_user"]) == {"module"}
     assert set(everybody["served_by_user"]) == set(everybody["requests_by_user"]) == set(some["requests_by_user"])
     assert some["requests"]["as_recorded"] == everybody["requests"]["served"] - some["requests"]["served"]
