@@ -32,7 +32,7 @@ EXAMPLES = """\
   directmap-replay compare a b c --policy gfp-unmapped prog-pack clairvoyant
   directmap-replay compare a b --against ungrouped --policy prog-pack:requests=asked
                                                              from a kernel without caches
-  directmap-replay compare a b -o compare.svg -o compare.csv a picture and a table
+  directmap-replay compare a b -o both.svg -o both.csv       a picture and a table
 """
 
 

@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace) -> int:
     from replay.tables import policies_json, policies_table
 
     if options.json:
-        print(json.dumps(policies_json(), allow_nan=False, indent=1))
+        print(json.dumps({"policies": policies_json()}, allow_nan=False, indent=1))
     else:
         sys.stdout.write(policies_table())
     return 0

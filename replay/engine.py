@@ -16,7 +16,7 @@ been split by a block or not, but never more of them than there were.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from replay.books import (
     new_books,
     settle,
 )
-from replay.placement import GONE, SYMBOLIC, Acts, Placement
+from replay.placement import GONE, NOBODY, SYMBOLIC, Acts, Placement
 from replay.steps import MAX_MASKS
 from replay.stream import Stream
 from replay.walk import ActColumns, StepColumns, walk_steps
@@ -86,6 +86,7 @@ class Walk:
         n_steps: steps that reached the page tables, the policy's own included.
         by_user: [2, users and nobody] distinct 2M frames split, real ones and symbolic, by whose change did it first.
         curves: [4, moments] as `CURVES` names them, at `Stream.grid_ns`.
+        by_user_curves: [2, users and nobody, moments] what `by_user` was then.
     """
 
     map: DirectMap
@@ -100,6 +101,7 @@ class Walk:
     n_steps: int
     by_user: Int64
     curves: Int64
+    by_user_curves: Int64 = field(default_factory=lambda: np.zeros((2, NOBODY + 1, 0), np.int64))
 
 
 def special_pages(m: DirectMap, n_frames: int) -> npt.NDArray[np.int32]:
@@ -136,7 +138,8 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
     owner = requests.owner()
     dest = np.where(placement.swallowed[owner], GONE, placement.dest)
     log = new_log(n_frames + len(entries.giga_level) + stream.n_put_back * (1 + FRAME) + 1)
-    curves = np.zeros((4, len(stream.grid_ns)), np.int64)
+    n_curves = len(CURVES) + 2 * (NOBODY + 1)
+    curves = np.zeros((n_curves, len(stream.grid_ns)), np.int64)
     window = Window(*(_padded(edge, n_frames, fill) for edge, fill in zip(stream.window, _OPEN, strict=True)))
     status = walk_steps(
         entries,
@@ -165,7 +168,8 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
         books.ignored_bits[0] = _MERGED_ANYWAY
         for frame in m.split_frames().tolist():
             settle(entries, books, frame, m.first_symbolic // FRAME)
-    return _summed_up(m, log, books, placement, curves, most, n_1g)
+    done = _summed_up(m, log, books, placement, curves[: len(CURVES)], most, n_1g)
+    return replace(done, by_user_curves=curves[len(CURVES) :].reshape(2, NOBODY + 1, -1))
 
 
 def _books(stream: Stream, m: DirectMap, placement: Placement, merge_ignoring: int | None) -> Books:

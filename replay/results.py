@@ -80,6 +80,7 @@ class Series:
         split_lo, split_hi: distinct 2M frames split so far.
         live_lo, live_hi: of those, how many hold a special page at this moment.
         idle_lo, idle_hi: pages that the policy holds and nobody uses.
+        by_user: (lower, upper) of the distinct 2M frames that a user's changes split first, by user; those who split any.
     """
 
     t_s: Float
@@ -89,9 +90,19 @@ class Series:
     live_hi: Float
     idle_lo: Float
     idle_hi: Float
+    by_user: dict[str, tuple[Float, Float]] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, list[float]]:
-        return {name: [round(float(v), 6) for v in getattr(self, name)] for name in self.__dataclass_fields__}
+    def to_json(self) -> dict[str, Any]:
+        """Lists; `by_user` as {user: {"lo": [...], "hi": [...]}}."""
+        curves: dict[str, Any] = {
+            name: _listed(getattr(self, name)) for name in self.__dataclass_fields__ if name != "by_user"
+        }
+        curves["by_user"] = {user: {"lo": _listed(lo), "hi": _listed(hi)} for user, (lo, hi) in self.by_user.items()}
+        return curves
+
+
+def _listed(curve: Float) -> list[float]:
+    return [round(float(value), 6) for value in curve]
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,8 @@ class PolicyResult:
         refills: by order, largest first. refill_failures: refills that got nothing.
         requests: total, served, not_served, as_recorded (not the policy's business).
         requests_not_served: the last as an interval.
-        requests_by_user, served_by_user: of all requests, of those that the policy served.
+        requests_by_user, served_by_user, not_served_by_user: of all requests, of those that the policy served, of those that
+            failed.
         series: curves over time.
         caveats, narrow: what the numbers do not say; what would narrow the intervals.
         emulated: recorded on an emulated machine, so that its times say nothing of a real one.
@@ -161,6 +173,7 @@ class PolicyResult:
     requests_not_served: Interval
     requests_by_user: dict[str, int]
     served_by_user: dict[str, int]
+    not_served_by_user: dict[str, int]
     series: Series
     caveats: list[str] = field(default_factory=list)
     narrow: list[str] = field(default_factory=list)

@@ -28,6 +28,9 @@ __all__ = ["replay", "run_chosen", "run_policies"]
 
 Int64 = npt.NDArray[np.int64]
 
+_SPLITTERS = (*USER_NAMES, "nobody's request")
+"""Who may split a frame first, by the codes of `replay.placement.NOBODY` and `User`."""
+
 
 def run_policies(
     trace_dir: Path,
@@ -102,7 +105,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         split_2m_live_peak=span(lambda _, w: w.live_peak),
         split_2m_by_user={
             name: both
-            for code, name in enumerate((*USER_NAMES, "nobody's request"))
+            for code, name in enumerate(_SPLITTERS)
             if (both := span(lambda p, w, code=code: _by_user(p, w, code))).hi  # type: ignore[misc]
         },
         split_frame_seconds=_spanned_over(
@@ -139,7 +142,8 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         requests_not_served=span(lambda p, _: p.not_served),
         requests_by_user=stream.requests.by_user(),
         served_by_user=stream.requests.by_user(first.state == Served.SERVED),
-        series=_series(stream.grid_ns, [w.curves for _, w in runs], idle),
+        not_served_by_user=stream.requests.by_user(first.state == Served.NOT_SERVED),
+        series=_series(stream.grid_ns, [w for _, w in runs], idle),
         caveats=outcome.caveats + caveats,
         narrow=outcome.narrow + narrow,
         emulated=bool(stream.trace.manifest["cpu"].get("emulated")),
@@ -231,7 +235,10 @@ def _mean(placement: Placement, grid_ns: Int64) -> float:
     return float((np.concatenate(([0], placement.idle_pages)) * np.diff(edges)).sum() / (end - start))
 
 
-def _series(grid_ns: Int64, curves: Sequence[Int64], idle: Sequence[Int64]) -> Series:
+def _series(grid_ns: Int64, walks: Sequence[Walk], idle: Sequence[Int64]) -> Series:
+    curves = [done.curves for done in walks]
+    real = np.min([done.by_user_curves[0] for done in walks], axis=0).astype(np.float64)
+    most = np.max([done.by_user_curves.sum(axis=0) for done in walks], axis=0).astype(np.float64)
     split_lo, _, live_lo, _ = np.min(curves, axis=0).astype(np.float64)
     _, split_hi, _, live_hi = np.max(curves, axis=0).astype(np.float64)
     return Series(
@@ -242,4 +249,5 @@ def _series(grid_ns: Int64, curves: Sequence[Int64], idle: Sequence[Int64]) -> S
         live_hi=live_hi,
         idle_lo=np.min(idle, axis=0).astype(np.float64),
         idle_hi=np.max(idle, axis=0).astype(np.float64),
+        by_user={name: (real[code], most[code]) for code, name in enumerate(_SPLITTERS) if most[code].any()},
     )

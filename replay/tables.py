@@ -60,9 +60,10 @@ def text_table(results: Sequence[PolicyResult], costs: Costs | None = None) -> s
 
 
 def _block(results: Sequence[PolicyResult]) -> list[str]:
-    labels = max(len(label) for label, _ in _ROWS)
+    measures = [_ROWS[0], *_by_user(results), *_ROWS[1:]]
+    labels = max(len(label) for label, _ in measures)
     rows = [("", *(r.policy for r in results))]
-    rows += [(label, *(_cell(value(r)) for r in results)) for label, value in _ROWS]
+    rows += [(label, *(_cell(value(r)) for r in results)) for label, value in measures]
     room = (WIDTH - labels) // len(results) - 2
     cells = [[_fitted(cell, room) for cell in row[1:]] for row in rows]
     widths = [max(len(part) for row in cells for part in row[i]) for i in range(len(results))]
@@ -74,6 +75,16 @@ def _block(results: Sequence[PolicyResult]) -> list[str]:
             lines.append("  ".join([label.ljust(labels), *text]).rstrip())
     lines.insert(1, "-" * max(len(line) for line in lines))
     return lines
+
+
+def _by_user(results: Sequence[PolicyResult]) -> list[tuple[str, Callable[[PolicyResult], Interval | str]]]:
+    """A row a user whose changes split a frame first, under any of the policies."""
+    users = dict.fromkeys(user for result in results for user in result.split_2m_by_user)
+    nothing = Interval(0, 0)
+    return [
+        ("  first by " + user.removesuffix("'s request"), lambda r, user=user: r.split_2m_by_user.get(user, nothing))  # type: ignore[misc]
+        for user in users
+    ]
 
 
 def _cell(value: Interval | str) -> str:

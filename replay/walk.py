@@ -148,13 +148,17 @@ def _other(
 
 
 @kernel
-def _sample(until: int, at: int, grid_ns: Int64, curves: Int64, tally: Int64) -> int:
-    """Write the tally at every moment of the grid before `until`; the next moment to write."""
+def _sample(until: int, at: int, grid_ns: Int64, curves: Int64, books: Books) -> int:
+    """Write the tally, and what each user split, at every moment of the grid before `until`; the next moment to write."""
+    tally, by_user = books.tally, books.by_user
     while at < len(grid_ns) and grid_ns[at] < until:
         curves[0, at] = tally[SPLIT_REAL] + tally[SPLIT_SYM] - tally[HOSTED]
         curves[1, at] = tally[SPLIT_REAL] + tally[SPLIT_SYM]
         curves[2, at] = tally[LIVE_REAL] + max(0, tally[LIVE_SYM] - tally[HOSTED])
         curves[3, at] = tally[LIVE_REAL] + tally[LIVE_SYM]
+        for user in range(by_user.shape[1]):
+            curves[4 + user, at] = by_user[0, user]
+            curves[4 + by_user.shape[1] + user, at] = by_user[1, user]
         at += 1
     return at
 
@@ -255,7 +259,7 @@ def walk_steps(
                     if special[frame] > 0 and special[frame] + delta > 0:
                         special[frame] += delta  # it was live, and still is
                     else:
-                        at = _sample(exit_ns, at, grid_ns, curves, tally)
+                        at = _sample(exit_ns, at, grid_ns, curves, books)
                         recount(books, frame, delta, symbolic)
                         keep_peak(tally)
                         if merging:
@@ -263,7 +267,7 @@ def walk_steps(
                 elif merging and special[frame] == 0:
                     settle(m, books, frame, symbolic)
                 continue
-        at = _sample(exit_ns, at, grid_ns, curves, tally)
+        at = _sample(exit_ns, at, grid_ns, curves, books)
         if act >= 0:
             status = _apply(
                 m, log, window, -1, entry_ns, exit_ns, place, n, n, acts.mask_set[act], acts.mask_clr[act],
@@ -281,5 +285,5 @@ def walk_steps(
         if 0 < code < known.shape[1] and split_now[frame]:  # merged, it has one page's attributes for all
             known[mask, code] = m.slabs[slab, cell]
     tally[STEPS] += n_quick
-    _sample(np.iinfo(np.int64).max, at, grid_ns, curves, tally)
+    _sample(np.iinfo(np.int64).max, at, grid_ns, curves, books)
     return 0

@@ -40,6 +40,8 @@ class PlainWalk:
             np.concatenate((lo, np.full(more, -1, np.int64))), np.concatenate((hi, np.full(more, 1 << 62, np.int64)))
         )
         self.split: dict[int, int] = {}  # frame: who split it first
+        self.split_ns: dict[int, int] = {}  # when, as late as what came before it
+        self.now = 0
         self.special: dict[int, int] = {}  # frame that was changed: its special pages
         self.in_pieces = placement.in_pieces
         self.hosted = 0
@@ -112,6 +114,7 @@ class PlainWalk:
             np.uint64(mask_set), np.uint64(mask_clr), force, pgd,
         )  # fmt: skip
         self.n_steps += 1
+        self.now = max(self.now, leave)
         touched = range(pfn // 512, (pfn + done - 1) // 512 + 1)
         self.special |= {frame: self.n_special(frame) for frame in touched}
         for at in range(int(log.n[0])):
@@ -122,6 +125,7 @@ class PlainWalk:
                 self.giga.add(frame >> 9)
             elif frame not in self.split:
                 self.split[frame] = who
+                self.split_ns[frame] = self.now
                 if symbolic:
                     if self.in_pieces[frame - self.map.first_symbolic // 512]:
                         self.hosted += 1
@@ -191,6 +195,10 @@ def compare(stream: Stream, placement: Placement, ignored: int | None = None) ->
         frames = [frame for frame, by in plain.split.items() if by == who]
         n_symbolic = len(set(frames) & set(symbolic))
         assert done.by_user[:, who].tolist() == [len(frames) - n_symbolic, n_symbolic]
+        for half, some in enumerate((set(frames) - set(symbolic), set(frames) & set(symbolic))):
+            times = np.sort([plain.split_ns[frame] for frame in some])
+            until = np.searchsorted(times, stream.grid_ns, side="right")
+            assert np.array_equal(done.by_user_curves[half, who], until)
     for mine, theirs in zip(done.map.runs(), plain.map.runs(), strict=True):
         assert np.array_equal(mine, theirs)
     assert done.map.counts(symbolic=True) == plain.map.counts(symbolic=True)

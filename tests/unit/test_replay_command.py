@@ -95,7 +95,7 @@ def test_policies_are_listed_with_their_parameters(capsys: pytest.CaptureFixture
             assert f"{name}={parameter.default} [{parameter.values}]" in flat
             assert parameter.meaning in flat
     assert main(["policies", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    listed = json.loads(capsys.readouterr().out, parse_constant=refuse)["policies"]
     assert [p["name"] for p in listed] == list(POLICIES)
     gfp = next(p for p in listed if p["name"] == "gfp-unmapped")
     assert gfp["parameters"]["variant"]["choices"] == ["posted", "cover", "ideal"]
