@@ -31,7 +31,7 @@ def headline(found: Judgement) -> str:
 
 def happened(found: Judgement) -> str:
     """What was split, by whom, and which share of the memory that is: one sentence, as the replay counts it (distinct frames)."""
-    how_long = f"In {duration(found.seconds)}" if found.seconds else "While this was recorded"
+    how_long = f"In {duration(found.seconds)}," if found.seconds else "While this was recorded,"
     n, n_1g = found.base, found.base_1g
     if n.hi == 0 and n_1g.hi == 0:
         return f"{how_long} no frame of the direct map was split."
@@ -114,7 +114,7 @@ def sureness(found: Judgement) -> str:
     """How sure, as the end of a sentence."""
     if found.doubts:
         return f"this is in doubt, for {enumeration(list(found.doubts))}"
-    return f"as a count this is sure, for {enumeration(list(found.firm))}" if found.firm else "as a count this is sure"
+    return f"as a count this is sure: the trace is exact{', though of emulated CPUs' if found.emulated else ''}"
 
 
 def sureness_clauses(found: Judgement) -> list[tuple[str, str]]:
