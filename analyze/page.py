@@ -30,6 +30,7 @@ __all__ = [
     "Picture",
     "Spot",
     "StackView",
+    "State",
     "TraceView",
     "UserRow",
     "UserView",

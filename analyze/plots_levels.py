@@ -117,7 +117,7 @@ def _draw_moments(axes: Axes, told: Sequence[tuple[float, str]], duration_s: flo
     """A dotted line each; as many with words as find room, one under the other in turn, the others counted."""
     for t, _ in told[:MAX_MOMENTS]:
         axes.axvline(t, color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=3)
-    shown = told[:MAX_LABELS]
+    shown = list(told[:MAX_LABELS])
     if len(told) > MAX_LABELS:
         shown[-1] = (shown[-1][0], f"{shown[-1][1]}, and {len(told) - MAX_LABELS} more")
     for i, (t, text) in enumerate(shown):

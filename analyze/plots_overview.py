@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analyze.plots_levels import SplitsOverTime, draw_users, users_present
 from analyze.plots_map import draw_map, map_height, map_legend
@@ -42,8 +43,8 @@ def overview_figure(
     of_map, of_users = map_height(states) + 0.55, 0.38 * rows + 0.7
     with drawing():
         height = above + of_map + of_users + 0.75
-        figure = Figure(figsize=(8.6, height), layout="constrained")
-        figure.get_layout_engine().set(rect=(0.0, 0.0, 1.0, 1.0 - above / height), h_pad=0.06)  # type: ignore[union-attr]
+        layout = ConstrainedLayoutEngine(rect=(0.0, 0.0, 1.0, 1.0 - above / height), h_pad=0.06)
+        figure = Figure(figsize=(8.6, height), layout=layout)
         top, bottom = figure.subplots(2, 1, height_ratios=[of_map, of_users])
         draw_map(top, states, split_1g)
         outlined = "; outlined: a 1G entry that was split" if len(split_1g) else ""

@@ -137,7 +137,8 @@ class _Told:
         special = kept.special
         live = special[~special["residue"].astype(bool) & special["kept"] & special["frame"].isin(wanted)]
         self._pages: dict[int, Counter[str]] = {}
-        for (frame, user, cause), n in live.groupby(["frame", "user", "cause"]).size().items():  # type: ignore[misc]
+        counts = live.groupby(["frame", "user", "cause"]).size().reset_index(name="n")
+        for frame, user, cause, n in counts.itertuples(index=False, name=None):
             self._pages.setdefault(int(frame), Counter())[cause_text(user, cause)] += int(n)
 
     def frame(self, frame: int) -> str:

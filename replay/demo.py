@@ -14,7 +14,8 @@ from analyze.page import Picture, TraceView, plain
 from analyze.report import claim_output, write_page
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
-from replay.judgement import BASELINE, BOUND, SUBJECT, judge
+from replay.judgement import BOUND, SUBJECT, judge
+from replay.measures import BASELINE
 from replay.page_view import JudgedView, ReplayView
 from replay.report import TEMPLATES, Written, write_replay_report
 from replay.run import run_policies

@@ -24,11 +24,11 @@ import numpy as np
 
 from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES
+from replay.measures import BASELINE
 from replay.policies.eager_merge import SUFFIX
 from replay.results import Interval, PolicyResult
 
 __all__ = [
-    "BASELINE",
     "BOUND",
     "SUBJECT",
     "Judgement",
@@ -40,8 +40,8 @@ __all__ = [
     "thresholds",
 ]
 
-BASELINE, BOUND, SUBJECT = "none", "clairvoyant", "gfp-unmapped"
-"""Policies by their part: the recording, what nothing can beat, and what is judged."""
+BOUND, SUBJECT = "clairvoyant", "gfp-unmapped"
+"""Policies by their part: what nothing can beat, and what is judged."""
 
 _NO_RIVALS = (BOUND, SUBJECT, "ungrouped", "migrate-unmapped")
 """The bound; the cache itself, whatever is set; the recording without its own caches; the cache's predecessor of 2022."""

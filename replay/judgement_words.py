@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analyze.page import State
 from analyze.report_words import count, duration, enumeration, memory, number
 from analyze.users import USER_LABELS
 from collect.schema import HUGE_FRAME_PAGES
@@ -117,9 +118,10 @@ def sureness(found: Judgement) -> str:
     return f"as a count this is sure: the trace is exact{', though of emulated CPUs' if found.emulated else ''}"
 
 
-def sureness_clauses(found: Judgement) -> list[tuple[str, str]]:
+def sureness_clauses(found: Judgement) -> list[tuple[State, str]]:
     """What bears on how sure the answer is: (state of a check, clause); "good", "doubt" or "none"."""
-    clauses = [("good", _sentence(text)) for text in found.firm] + [("doubt", _sentence(text)) for text in found.doubts]
+    clauses: list[tuple[State, str]] = [("good", _sentence(text)) for text in found.firm]
+    clauses += [("doubt", _sentence(text)) for text in found.doubts]
     if found.frames is not None and found.frames.exact:
         clauses.append(("good", "The trace decides how many frames the cache would have split."))
     elif found.frames is not None:
@@ -127,7 +129,7 @@ def sureness_clauses(found: Judgement) -> list[tuple[str, str]]:
             ("none", f"The trace leaves open how many frames the cache would have split: {between(found.frames)}.")
         )
     if found.frames_1g is not None and found.base_1g.hi:
-        state = "good" if found.frames_1g.exact else "none"
+        state: State = "good" if found.frames_1g.exact else "none"
         clauses.append(
             (
                 state,

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from analyze.page import Check, Picture
+from analyze.page import Check, Picture, plain
 from analyze.plots_style import inline_svg
+from replay.costs import Costs
 from replay.judgement import Judgement, Verdict
 from replay.judgement_words import between, happened, headline, judged, sureness_clauses
+from replay.measures import summed
 from replay.plots import split_figure
 from replay.plots_saved import in_order, saved_figure
-from replay.results import Interval, PolicyResult
+from replay.pricing import priced
+from replay.pricing_text import amount
+from replay.published import RESULTS
+from replay.results import PolicyResult
 
 __all__ = ["JudgedView", "PolicyView", "ReplayView", "judged_view", "replay_view"]
 
@@ -49,13 +54,24 @@ class PolicyView:
 
 
 @dataclass(frozen=True)
+class CostsView:
+    """Prices: for each policy and unit what all costs and what is saved; each cost with its source; what is not priced, and why."""
+
+    title: str
+    rows: Sequence[tuple[str, str, str]]
+    notes: Sequence[str]
+    published: Sequence[str]
+
+
+@dataclass(frozen=True)
 class ReplayView:
-    """`shared`: caveats that every policy has."""
+    """`shared`: caveats that every policy has; `costs`: None where nothing was priced."""
 
     policies: Sequence[PolicyView]
     sure: Sequence[Check]
     saved: Picture
     over_time: Picture
+    costs: CostsView | None
     shared: Sequence[str]
     files: Sequence[str]
 
@@ -68,6 +84,7 @@ def judged_view(found: Judgement) -> JudgedView:
 def replay_view(
     results: Sequence[PolicyResult],
     found: Judgement | None,
+    costs: Costs | None = None,
     *,
     slug: str = "trace",
     files: dict[str, list[str]] | None = None,
@@ -76,6 +93,7 @@ def replay_view(
 
     Args:
         found: what `judge` said of these results.
+        costs: by which they are priced; `none` is then among them.
         slug: ASCII word that tells this trace from others on the page.
         files: beside the page, for the pictures `saved` and `split`, and for `numbers`.
     """
@@ -103,13 +121,37 @@ def replay_view(
             "2M frames split over time under each policy, and what it holds idle; a band where the trace does not decide.",
             files.get("split", ()),
         ),
+        costs=_costs(in_order(results), costs) if costs is not None else None,
         shared=shared,
         files=files.get("numbers", ()),
     )
 
 
+def _costs(results: Sequence[PolicyResult], costs: Costs) -> CostsView:
+    prices = [(result.policy, priced(result, results, costs)) for result in results]
+    items = {item.cost.key: item.cost for _, pricing in prices for item in pricing.items}
+    reasons: dict[str, list[str]] = {}
+    for key, why in {key: why for _, pricing in prices for key, why in pricing.not_priced.items()}.items():
+        reasons.setdefault(why, []).append(key)
+    notes = [
+        f"{cost.key}: {amount(cost.each, cost.unit)} each ({cost.measured}; {cost.source}). {cost.note}".strip()
+        for cost in items.values()
+    ]
+    notes += [f"Not priced: {', '.join(keys)}; {why}." for why, keys in reasons.items()]
+    return CostsView(
+        title=plain(f"{costs.name} ({costs.title})" if costs.title else costs.name),
+        rows=[
+            (policy if i == 0 else "", amount(total, unit), amount(pricing.saved[unit], unit))
+            for policy, pricing in prices
+            for i, (unit, total) in enumerate(pricing.totals.items())
+        ],
+        notes=[plain(note, 600) for note in notes],
+        published=[f"{one.who}: {one.found} ({one.source})" for one in RESULTS],
+    )
+
+
 def _policy(result: PolicyResult, shared: Sequence[str]) -> PolicyView:
-    flushes = _sum(result.tlb_flushes_split, result.tlb_flushes_call, result.tlb_flushes_ranged)
+    flushes = summed(result.tlb_flushes_split, result.tlb_flushes_call, result.tlb_flushes_ranged)
     return PolicyView(
         name=result.policy,
         title=result.title,
@@ -119,12 +161,8 @@ def _policy(result: PolicyResult, shared: Sequence[str]) -> PolicyView:
         entries=between(result.leaf_entries_end),
         flushes=between(flushes),
         idle=between(result.idle_pages_peak),
-        refills=f"{between(_sum(*result.refills.values()))} ({between(result.refill_failures)})",
+        refills=f"{between(summed(*result.refills.values()))} ({between(result.refill_failures)})",
         not_served=between(result.requests_not_served),
         caveats=[text for text in result.caveats if text not in shared],
         narrow=result.narrow,
     )
-
-
-def _sum(*intervals: Interval) -> Interval:
-    return Interval(sum(i.lo for i in intervals), sum(i.hi for i in intervals))

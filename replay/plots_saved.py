@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from analyze.plots_style import FAINT, INK, LEVELS, USERS, drawing, settled
-from replay.judgement import BASELINE, BOUND, SUBJECT, frames_apart
+from replay.judgement import BOUND, SUBJECT, frames_apart
 from replay.judgement_words import between
+from replay.measures import BASELINE
 from replay.results import Interval, PolicyResult
 
 __all__ = ["in_order", "saved_figure"]
