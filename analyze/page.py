@@ -70,6 +70,7 @@ class Layer:
     key: str
     area: str
     marks: str
+    dark_mark: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class LegendView:
     key: str
     marks: str
     text: str
+    dark_mark: bool = False
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,11 @@ def _draw_state(axes: Axes, cells: npt.NDArray[np.uint8], state: int, look: Look
     )
     if lines.across <= _MARKED and look.mark:
         width = 0.9 if lines.across == 64 else 0.5
-        axes.add_patch(PathPatch(_marks(x, y, look.mark), facecolor="none", edgecolor=PAPER, linewidth=width, zorder=3))
+        axes.add_patch(
+            PathPatch(
+                _marks(x, y, look.mark), facecolor="none", edgecolor=_mark_colour(look), linewidth=width, zorder=3
+            )
+        )
 
 
 def _runs(
@@ -210,6 +214,10 @@ def _marks(x: npt.NDArray[np.int64], y: npt.NDArray[np.float64], mark: str) -> O
     return Outline(points, np.tile([Outline.MOVETO, Outline.LINETO], len(points) // 2))
 
 
+def _mark_colour(look: Look) -> str:
+    return INK if look.dark_mark else PAPER
+
+
 class _Swatch(HandlerBase):
     """Draws a cell in the legend as it looks in the map, mark and all."""
 
@@ -235,7 +243,7 @@ class _Swatch(HandlerBase):
         artists: list[Artist] = [box]
         for x0, y0, x1, y1 in _STROKES.get(self._look.mark, []):
             x, y = np.array([x0, x1]) * width - xdescent, (1 - np.array([y0, y1])) * height - ydescent
-            line = Line2D(x, y, color=PAPER, linewidth=1.2)
+            line = Line2D(x, y, color=_mark_colour(self._look), linewidth=1.2)
             line.set_transform(trans)
             artists.append(line)
         return artists

@@ -34,6 +34,12 @@ class Look:
     mark: str = ""
     """One of "" (solid), "." "/" "\\" "-" "|" "x" (drawn over the cell)."""
 
+    @property
+    def dark_mark(self) -> bool:
+        """Whether its mark is dark in both themes, for its colours are light."""
+        red, green, blue = (int(self.light[i : i + 2], 16) for i in (1, 3, 5))
+        return 0.299 * red + 0.587 * green + 0.114 * blue > 140  # ITU-R BT.601
+
 
 _USERS = {
     "module": ("#0072b2", "#3fa0dd", ""),

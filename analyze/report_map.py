@@ -14,7 +14,7 @@ import numpy.typing as npt
 from analyze.analysis import Analysis
 from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, frame_states, splits_of_2m
 from analyze.page import Layer, LegendView, MapBlock, MapView, Spot, plain
-from analyze.plots_style import MARKS, USERS
+from analyze.plots_style import MARKS, USERS, Look
 from analyze.report_keepers import cause_text
 from analyze.report_words import BYTES_PER_PAGE, count, enumeration, memory, number
 from analyze.who import Who
@@ -70,7 +70,7 @@ def map_view(analysis: Analysis, kept: Who) -> MapView:
     return MapView(
         blocks=blocks,
         legend=[
-            LegendView(key, MARKS.get(_mark(state), ""), f"{_LABELS[state]}: {number(int(counts[state]))}")
+            LegendView(key, _marks(state), f"{_LABELS[state]}: {number(int(counts[state]))}", _dark(state))
             for state, key in _KEYS.items()
             if counts[state]
         ],
@@ -81,8 +81,19 @@ def map_view(analysis: Analysis, kept: Who) -> MapView:
     )
 
 
-def _mark(state: int) -> str:
-    return next((USERS[name].mark for name, code in USER_STATES.items() if code == state), "")
+def _look(state: int) -> Look | None:
+    """Of a user's state; None of a level's."""
+    return next((USERS[name] for name, code in USER_STATES.items() if code == state), None)
+
+
+def _marks(state: int) -> str:
+    look = _look(state)
+    return MARKS.get(look.mark, "") if look is not None else ""
+
+
+def _dark(state: int) -> bool:
+    look = _look(state)
+    return look is not None and look.dark_mark
 
 
 def _layers(cells: npt.NDArray[np.uint8]) -> list[Layer]:
@@ -96,9 +107,9 @@ def _layers(cells: npt.NDArray[np.uint8]) -> list[Layer]:
         starts = np.flatnonzero(np.concatenate([[True], (np.diff(at) != 1) | (np.diff(y) != 0)]))
         widths = np.diff(np.append(starts, len(at)))
         area = "".join(f"M{x[i]} {y[i]}h{n}v1h-{n}z" for i, n in zip(starts.tolist(), widths.tolist(), strict=True))
-        strokes = MARKS.get(_mark(state), "")
+        strokes = _marks(state)
         marks = [f"M{i} {j}" for i, j in zip(x.tolist(), y.tolist(), strict=True)] if strokes else []
-        layers.append(Layer(key, area, "".join(start + strokes for start in marks)))
+        layers.append(Layer(key, area, "".join(start + strokes for start in marks), _dark(state)))
     return layers
 
 
