@@ -37,7 +37,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 REPLAY_EVENTS ?= 10000000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments validate lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay man dist test-install clean
+.PHONY: help venv demo picture test test-browser test-kills test-every-byte fuzz test-kernels test-counts test-moments validate lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay man dist test-install clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -48,10 +48,17 @@ help: ## this list
 demo: $(VENV)/.installed ## report and replay of every trace in sample_traces/, as one page
 	@$(BIN)/python -m replay.demo --traces sample_traces -o demo --force
 
+picture: $(VENV)/.installed ## docs/report.png, the picture in README.md, from a sample trace
+	@$(BIN)/python -m analyze report sample_traces/6.1-churn -o demo/picture --force
+	@cp demo/picture/overview.png docs/report.png
+
 venv: $(VENV)/.installed ## .venv with what directmap runs on
 
 test: lint ## lint, then every test that needs neither root nor a guest
 	$(BIN)/python -m pytest
+
+test-browser: $(VENV)/.installed-test ## the page in a real Chromium (apt-get install chromium fonts-dejavu-core); may not be skipped
+	DIRECTMAP_BROWSER=1 $(BIN)/python -m pytest tests/browser
 
 test-kills: $(VENV)/.installed-test ## kill the real recorder 100 times (root, some five minutes)
 	DIRECTMAP_KILLS=100 $(BIN)/python -m pytest tests/unit/test_recording.py -k kills

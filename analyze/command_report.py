@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from analyze.arguments import add_trace
+from analyze.arguments import add_json, add_trace
 from collect.command_line import Subparsers, add_command
 
 __all__ = ["add_to"]
@@ -13,6 +14,10 @@ __all__ = ["add_to"]
 
 EXAMPLES = (
     ("directmap-analyze report my-trace -o my-report", "a page without outside parts, its plots, its numbers as JSON"),
+    (
+        "directmap-analyze report my-trace -o my-report --json",
+        "the same, and the numbers on stdout instead of the page's path",
+    ),
 )
 
 
@@ -26,12 +31,18 @@ def add_to(commands: Subparsers) -> None:
     )
     add_trace(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="directory for the report")
+    add_json(parser)
     parser.add_argument("--force", action="store_true", help="write over a report that is there")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from analyze.report import write_report
+    from analyze.report import NUMBERS, write_report
 
-    print(write_report(options.directory, options.output, options.force))
+    page = write_report(options.directory, options.output, options.force)
+    if options.json:
+        print((page.parent / NUMBERS).read_text(encoding="utf-8"), end="")
+        print(f"report: {page}", file=sys.stderr)
+    else:
+        print(page)
     return 0

@@ -23,8 +23,14 @@ __all__ = [
     "HealthView",
     "KeeperRow",
     "KeepersView",
+    "Layer",
+    "LegendView",
+    "MapBlock",
+    "MapView",
     "Picture",
+    "Spot",
     "StackView",
+    "State",
     "TraceView",
     "UserRow",
     "UserView",
@@ -54,6 +60,59 @@ class Picture:
 
     svg: Markup
     caption: str
+    files: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """All cells of a block that are in one state: SVG paths of their area and of their marks; `key` is of a colour of `plots_style.CSS`."""
+
+    key: str
+    area: str
+    marks: str
+    dark_mark: bool = False
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A cell of a block that can be pointed at, and what is said of it."""
+
+    x: int
+    y: int
+    text: str
+
+
+@dataclass(frozen=True)
+class MapBlock:
+    """A piece of physical memory; `giga_split`: a 1G entry of it was split meanwhile."""
+
+    label: str
+    layers: Sequence[Layer]
+    spots: Sequence[Spot]
+    giga_split: bool
+
+
+@dataclass(frozen=True)
+class LegendView:
+    """An entry of a legend; `marks` is an SVG path within a cell of 1 x 1."""
+
+    key: str
+    marks: str
+    text: str
+    dark_mark: bool = False
+
+
+@dataclass(frozen=True)
+class MapView:
+    """The map of physical memory: `cell` and `line` are how much a cell and a line of cells stand for."""
+
+    blocks: Sequence[MapBlock]
+    legend: Sequence[LegendView]
+    cell: str
+    line: str
+    n_unnamed: int
+    """Cells in 4K entries that cannot be pointed at."""
+    any_giga: bool
     files: Sequence[str] = ()
 
 
@@ -156,7 +215,9 @@ class TraceView:
     verdict: Check
     checks: Sequence[Check]
     levels: Picture
-    map: Picture
+    map: MapView
+    overview: Sequence[str]
+    """Files of the one picture that says it alone."""
     users: Sequence[UserView]
     users_note: str
     kept: KeepersView

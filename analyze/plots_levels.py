@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,11 @@ from matplotlib.figure import Figure
 
 from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, drawing, settled
 
-__all__ = ["LevelsOverTime", "SplitsOverTime", "levels_figure"]
+__all__ = ["LevelsOverTime", "Moments", "SplitsOverTime", "draw_users", "levels_figure", "users_present"]
 
 PAGES_PER_GIB = 1 << 18
+MAX_LABELS = 6
+MAX_MOMENTS = 64
 SLICES = 800
 """Moments in a figure: more ticks or steps than this cannot be told apart at any size that we draw."""
 
@@ -39,18 +42,31 @@ class SplitsOverTime:
     """True where a 1G entry became 2M entries, False where a 2M entry became 4K entries."""
 
 
-def levels_figure(levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float) -> Figure:
+@dataclass(frozen=True)
+class Moments:
+    """What else happened, on the same time axis; `lost` are spans (from, to) in which changes were not seen."""
+
+    lost: Sequence[tuple[float, float]] = ()
+    came_and_went: Sequence[tuple[float, str]] = ()
+    """Memory that was added or removed, in words."""
+
+
+def levels_figure(
+    levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float, moments: Moments | None = None
+) -> Figure:
     """The figure. `duration_s` is the length of the recording, the end of the time axis."""
-    present = [name for name in USERS if np.any(_users(splits) == name)]
-    rows = max(len(present), 1)
+    rows = max(len(users_present(splits)), 1)
     with drawing():
         figure = Figure(figsize=(8.6, 2.9 + 0.42 * rows), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2.3, 0.42 * rows])
-        _draw_levels(top, levels, splits, duration_s)
-        _draw_users(bottom, present, splits, duration_s)
-        bottom.set_xlim(0.0, max(duration_s, 1e-3))
-        bottom.set_xlabel("seconds since the start snapshot")
+        _draw_levels(top, levels, splits, duration_s, moments or Moments())
+        draw_users(bottom, splits, duration_s)
         return settled(figure)
+
+
+def users_present(splits: SplitsOverTime) -> list[str]:
+    """Users who split anything, in the order of the legend."""
+    return [name for name in USERS if np.any(_users(splits) == name)]
 
 
 def _users(splits: SplitsOverTime) -> npt.NDArray[np.object_]:
@@ -58,7 +74,9 @@ def _users(splits: SplitsOverTime) -> npt.NDArray[np.object_]:
     return np.where(known, splits.user, "other")
 
 
-def _draw_levels(axes: Axes, levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float) -> None:
+def _draw_levels(
+    axes: Axes, levels: LevelsOverTime, splits: SplitsOverTime, duration_s: float, moments: Moments
+) -> None:
     kept = _last_of_slices(levels.t_s, duration_s)
     t_s = np.append(levels.t_s[kept], max(duration_s, float(levels.t_s[-1])))
     parts = {"1G": levels.pages_1g[kept], "2M": levels.pages_2m[kept], "4K": levels.pages_4k[kept]}
@@ -74,21 +92,46 @@ def _draw_levels(axes: Axes, levels: LevelsOverTime, splits: SplitsOverTime, dur
     axes.set_ylabel("physical memory [GiB]")
     axes.set_title("Memory by the size of the entries that map it", loc="left", fontsize=10, fontweight="bold")
     _label_ends(axes, parts, total)
-    starts = splits.t_s[splits.is_1g]
-    for t in starts[:64]:
-        axes.axvline(float(t), color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=3)
-    if len(starts):
-        text = "1G entry split" if len(starts) == 1 else f"1G entries split: {len(starts)}"
-        right = float(starts[0]) > 0.6 * duration_s
+    for from_s, to_s in list(moments.lost)[:MAX_MOMENTS]:
+        axes.axvspan(
+            from_s,
+            max(to_s, from_s + duration_s / 500),
+            facecolor="none",
+            edgecolor=INK,
+            hatch="xxx",
+            linewidth=0,
+            zorder=3,
+        )
+    _draw_moments(axes, _told(splits, moments), duration_s)
+
+
+def _told(splits: SplitsOverTime, moments: Moments) -> list[tuple[float, str]]:
+    """Moments that matter, in order of time: 1G entries split, by whom; changes that were lost; memory that came or went."""
+    users = _users(splits)
+    found = [(float(splits.t_s[i]), f"1G split by {USERS[users[i]].label}") for i in np.flatnonzero(splits.is_1g)]
+    found += [(from_s, "changes lost") for from_s, _ in moments.lost] + list(moments.came_and_went)
+    return sorted(found)
+
+
+def _draw_moments(axes: Axes, told: Sequence[tuple[float, str]], duration_s: float) -> None:
+    """A dotted line each; as many with words as find room, one under the other in turn, the others counted."""
+    for t, _ in told[:MAX_MOMENTS]:
+        axes.axvline(t, color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=3)
+    shown = list(told[:MAX_LABELS])
+    if len(told) > MAX_LABELS:
+        shown[-1] = (shown[-1][0], f"{shown[-1][1]}, and {len(told) - MAX_LABELS} more")
+    for i, (t, text) in enumerate(shown):
+        right = t > 0.7 * duration_s
         axes.annotate(
             text,
-            (float(starts[0]), 1.0),
+            (t, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(-4 if right else 4, -9),
+            xytext=(-4 if right else 4, -11 - 12 * (i % 3)),
             textcoords="offset points",
             ha="right" if right else "left",
             fontsize=8,
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0, "alpha": 0.75},
+            zorder=5,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0, "alpha": 0.8},
         )
 
 
@@ -124,9 +167,9 @@ def _gib(value: float) -> str:
     return f"{value:.2f} GiB" if value >= 0.1 or value == 0.0 else f"{value * 1024:.0f} MiB"
 
 
-def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration_s: float) -> None:
+def draw_users(axes: Axes, splits: SplitsOverTime, duration_s: float) -> None:
     """A row for each user: how many 2M entries it has split so far, a tick for each split, a diamond for a 1G entry."""
-    users = _users(splits)
+    users, present = _users(splits), users_present(splits)
     most = max((int(np.sum((users == name) & ~splits.is_1g)) for name in present), default=1) or 1
     for row, name in enumerate(reversed(present)):
         look, own = USERS[name], users == name
@@ -164,6 +207,8 @@ def _draw_users(axes: Axes, present: list[str], splits: SplitsOverTime, duration
         fontsize=10,
         fontweight="bold",
     )
+    axes.set_xlim(0.0, max(duration_s, 1e-3))
+    axes.set_xlabel("seconds since the start snapshot")
     if not present:
         axes.text(0.5, 0.5, "nobody split anything", transform=axes.transAxes, ha="center", va="center")
 

@@ -1,7 +1,7 @@
-"""A map of physical memory: one cell for each 2M frame, and who split it.
+"""A map of physical memory for paper: one cell for each 2M frame, and who split it.
 
-Memory of up to 24 GiB is drawn as blocks of 64 x 8 cells, a block for each GiB; more of it as one line of cells for each
-GiB; and beyond 256 lines a cell stands for several frames and shows the first of them that was split.
+Lines of 64 cells (128 MiB) run from address 0 down; with more memory lines become longer, up to 512 cells (1 GiB), and then a
+cell stands for several frames and shows the one of them that comes last in the legend. Lines without memory are left out.
 """
 
 from __future__ import annotations
@@ -20,66 +20,84 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Transform
 
+from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES
 from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, Look, drawing, settled
+from analyze.report_words import count, number
 
-__all__ = ["HOLE", "LEAF_1G", "LEAF_2M", "SPLIT_BEFORE", "USER_STATES", "map_figure"]
-
-HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE = 0, 1, 2, 3
-USER_STATES: dict[str, int] = {name: 4 + i for i, name in enumerate(USERS)}
-"""State of a frame that was split during the recording, by the user who did it first."""
+__all__ = ["draw_map", "map_figure", "map_height", "map_legend"]
 
 FRAMES_PER_GIB = 512
-MAX_BLOCKS = 24
-MAX_LINES = 256
+MAX_LINES = 96
+LINE_INCHES = 0.052
+MAX_TICKS = 14
+_WIDEST = 512
+_MARKED = 128
+"""Cells of a line up to which marks can be seen."""
+_GAP = 1.6
+"""Lines left free where lines without memory are left out."""
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """Where the cells lie: blocks of `across` x `down` cells, `columns` blocks side by side."""
+class _Lines:
+    """How memory is cut into lines; `kept` are those that hold memory, `top` is where each is drawn."""
 
     across: int
-    down: int
-    columns: int
-    n_blocks: int
-    frames_per_cell: int
+    per_cell: int
+    kept: npt.NDArray[np.int64]
+    top: npt.NDArray[np.float64]
 
-    def corner(self, block: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Cell coordinates of the first cell of a block; blocks run across, then down."""
-        gap_x, gap_y = (4, 3) if self.down > 1 else (0, 0)
-        return (block % self.columns) * (self.across + gap_x), (block // self.columns) * (self.down + gap_y)
+    @property
+    def frames(self) -> int:
+        """Frames of a line."""
+        return self.across * self.per_cell
+
+    @property
+    def bottom(self) -> float:
+        return float(self.top[-1]) + 1.0 if len(self.top) else 1.0
 
 
-def _grid(n_frames: int) -> _Grid:
-    n_gib = max(1, -(-n_frames // FRAMES_PER_GIB))
-    if n_gib <= MAX_BLOCKS:
-        return _Grid(64, 8, 2, n_gib, 1)
-    per_cell = -(-n_gib // MAX_LINES)
-    return _Grid(FRAMES_PER_GIB, 1, 1, -(-n_gib // per_cell), per_cell)
+def _lines(states: npt.NDArray[np.uint8]) -> _Lines:
+    across, per_cell = 64, 1
+    while -(-len(states) // (across * per_cell)) > MAX_LINES:
+        across, per_cell = (across * 2, per_cell) if across < _WIDEST else (across, per_cell * 2)
+    frames = across * per_cell
+    there = np.unique(np.flatnonzero(states != HOLE) // frames)
+    top = np.arange(len(there)) + _GAP * np.concatenate([[0], np.cumsum(np.diff(there) > 1)])[: len(there)]
+    return _Lines(across, per_cell, there.astype(np.int64), top.astype(np.float64))
 
 
 def map_figure(states: npt.NDArray[np.uint8], split_1g: npt.NDArray[np.int64]) -> Figure:
     """The figure.
 
     Args:
-        states: state of each 2M frame of physical memory, from address 0 on: HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE or a
-            value of USER_STATES.
-        split_1g: numbers (physical address / 1 GiB) of the 1G entries that were split; their blocks get a thick outline.
+        states: state of each 2M frame of physical memory, from address 0 on (`analyze.frame_states`).
+        split_1g: numbers (physical address / 1 GiB) of the 1G entries that were split; they get a thick outline.
     """
-    grid = _grid(len(states))
-    cells = _cells(states, grid)
-    kept = np.flatnonzero((cells != HOLE).any(axis=1)) if grid.down > 1 else np.arange(grid.n_blocks)
-    cells = cells[kept]
-    lines = -(-max(len(kept), 1) // grid.columns)
-    height = lines * (11 * 0.058 if grid.down > 1 else 0.024) + 1.1
     with drawing():
-        figure = Figure(figsize=(8.6, max(height, 2.0)), layout="constrained")
+        figure = Figure(figsize=(8.6, map_height(states) + 1.35), layout="constrained")
         axes = figure.subplots()
-        _draw_blocks(axes, kept, grid, split_1g)
-        for state, look in _looks().items():
-            _draw_state(axes, cells, state, look, grid)
-        _legend(figure, states)
-        axes.set_title(_title(grid, len(split_1g)), loc="left", fontsize=10, fontweight="bold")
+        draw_map(axes, states, split_1g)
+        map_legend(figure, states)
+        axes.set_title(_title(_lines(states), len(split_1g)), loc="left", fontsize=10, fontweight="bold")
         return settled(figure)
+
+
+def map_height(states: npt.NDArray[np.uint8]) -> float:
+    """Inches that the lines of a map need."""
+    return max(_lines(states).bottom * LINE_INCHES, 0.8)
+
+
+def draw_map(axes: Axes, states: npt.NDArray[np.uint8], split_1g: npt.NDArray[np.int64]) -> None:
+    """Draw it, with physical addresses at both axes."""
+    lines = _lines(states)
+    cells = _cells(states, lines)
+    _axes(axes, lines)
+    for line, top in zip(lines.kept, lines.top, strict=True):
+        whole = min(lines.across, -(-(len(states) - int(line) * lines.frames) // lines.per_cell))
+        axes.add_patch(Rectangle((0, top), whole, 1, facecolor="none", edgecolor=FAINT, linewidth=0.25, zorder=1))
+    for state, look in _looks().items():
+        _draw_state(axes, cells, state, look, lines)
+    _outline(axes, split_1g, lines)
 
 
 def _looks() -> dict[int, Look]:
@@ -87,75 +105,88 @@ def _looks() -> dict[int, Look]:
     return levels | {state: USERS[name] for name, state in USER_STATES.items()}
 
 
-def _cells(states: npt.NDArray[np.uint8], grid: _Grid) -> npt.NDArray[np.uint8]:
-    """States as [block, cell]; where a cell stands for several frames, the split that comes last in the legend wins."""
-    size = grid.across * grid.down
-    padded = np.full(grid.n_blocks * size * grid.frames_per_cell, HOLE, np.uint8)
-    padded[: len(states)] = states
-    cells: npt.NDArray[np.uint8] = padded.reshape(-1, grid.frames_per_cell).max(axis=1).reshape(grid.n_blocks, size)
-    return cells
+def _cells(states: npt.NDArray[np.uint8], lines: _Lines) -> npt.NDArray[np.uint8]:
+    """States as [line, cell]; where a cell stands for several frames, the split that comes last in the legend wins."""
+    n_lines = int(lines.kept[-1]) + 1 if len(lines.kept) else 0
+    padded = np.full(n_lines * lines.frames, HOLE, np.uint8)
+    padded[: min(len(states), len(padded))] = states[: len(padded)]
+    cells: npt.NDArray[np.uint8] = padded.reshape(-1, lines.per_cell).max(axis=1).reshape(n_lines, lines.across)
+    return cells[lines.kept]
 
 
-def _title(grid: _Grid, n_split_1g: int) -> str:
-    if grid.frames_per_cell > 1:
-        return f"Physical memory: a cell for each {2 * grid.frames_per_cell} MiB, and who split the 2M frames in it"
-    outlined = "; outlined: its 1G entry was split" if n_split_1g and grid.down > 1 else ""
+def _title(lines: _Lines, n_split_1g: int) -> str:
+    outlined = "; outlined: its 1G entry was split" if n_split_1g and lines.frames <= FRAMES_PER_GIB else ""
+    if lines.per_cell > 1:
+        return f"Physical memory: a cell for {2 * lines.per_cell} MiB, and who split a 2M frame of it"
     return f"Physical memory: a cell for each 2M frame, and who split it{outlined}"
 
 
-def _draw_blocks(axes: Axes, kept: npt.NDArray[np.int64], grid: _Grid, split_1g: npt.NDArray[np.int64]) -> None:
-    """Outlines, and the physical address where each block begins."""
-    xs, ys = grid.corner(np.arange(len(kept), dtype=np.int64))
-    step = 1 if grid.down > 1 else max(1, len(kept) // 16)
-    broken = np.isin(kept, split_1g)
-    for i, (x, y) in enumerate(zip(xs.tolist(), ys.tolist(), strict=True)):
-        if grid.down > 1:
-            edge, width = (INK, 1.6) if broken[i] else (FAINT, 0.6)
-            axes.add_patch(
-                Rectangle((x, y), grid.across, grid.down, facecolor="none", edgecolor=edge, linewidth=width, zorder=1)
-            )
-        if i % step == 0:
-            gib = int(kept[i]) * grid.frames_per_cell
-            inside = grid.columns == 1 or x == 0
-            axes.annotate(
-                f"{gib} GiB",
-                (x if inside else x + grid.across, y + grid.down / 2),
-                xytext=(-5 if inside else 5, 0),
-                textcoords="offset points",
-                ha="right" if inside else "left",
-                va="center",
-                fontsize=8,
-                annotation_clip=False,
-            )
-    axes.set_xlim(-0.5, int(xs.max(initial=0)) + grid.across + 0.5)
-    axes.set_ylim(int(ys.max(initial=0)) + grid.down + 0.5, -0.5)
-    axes.set_axis_off()
+def _axes(axes: Axes, lines: _Lines) -> None:
+    per_gib = FRAMES_PER_GIB / lines.frames
+    n_gib = max(1, round(len(lines.kept) / per_gib))
+    step = 1 << max(0, int(np.ceil(np.log2(n_gib / MAX_TICKS))))
+    starts = [i for i, line in enumerate(lines.kept.tolist()) if (line / per_gib) % step == 0]
+    gaps = [i for i in range(1, len(lines.kept)) if lines.kept[i] - lines.kept[i - 1] > 1]
+    marked = sorted({*starts, *gaps, *([0] if len(lines.kept) else [])})
+    axes.set_yticks([float(lines.top[i]) for i in marked], [f"{lines.kept[i] / per_gib:g}" for i in marked])
+    mib = 2 * lines.frames
+    axes.set_xticks(np.linspace(0, lines.across, 5), [f"{mib * i // 4}" for i in range(5)])
+    axes.set_ylabel("physical address [GiB]")
+    axes.set_xlabel(
+        "offset within the line [MiB]"
+        if lines.frames <= FRAMES_PER_GIB
+        else f"offset within the line of {mib // 1024} GiB [MiB]"
+    )
+    axes.set_xlim(-0.2, lines.across + 0.2)
+    axes.set_ylim(lines.bottom + 0.3, -0.3)
+    axes.tick_params(length=2.5)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
 
 
-def _draw_state(axes: Axes, cells: npt.NDArray[np.uint8], state: int, look: Look, grid: _Grid) -> None:
-    """All cells of one state as one path, and over them the marks of the state as another."""
-    block, cell = np.nonzero(cells == state)
-    if len(block) == 0:
+def _outline(axes: Axes, split_1g: npt.NDArray[np.int64], lines: _Lines) -> None:
+    """A thick line around each 1G entry that was split, where it is at least one line."""
+    per_gib = FRAMES_PER_GIB // lines.frames
+    if not per_gib:
         return
-    x0, y0 = grid.corner(block.astype(np.int64))
-    x, y = x0 + cell % grid.across, y0 + cell // grid.across
+    for giga in np.unique(split_1g).tolist():
+        own = np.flatnonzero(lines.kept // per_gib == giga)
+        if len(own):
+            top = float(lines.top[own[0]])
+            height = float(lines.top[own[-1]]) + 1 - top
+            axes.add_patch(
+                Rectangle((0, top), lines.across, height, facecolor="none", edgecolor=INK, linewidth=1.3, zorder=4)
+            )
+
+
+def _draw_state(axes: Axes, cells: npt.NDArray[np.uint8], state: int, look: Look, lines: _Lines) -> None:
+    """All cells of one state as one path, and over them the marks of the state as another."""
+    line, x = np.nonzero(cells == state)
+    if len(line) == 0:
+        return
+    y = lines.top[line]
     run_x, run_y, run_n = _runs(x, y)
     axes.add_patch(
-        PathPatch(_boxes(run_x, run_y, run_n), facecolor=look.light, edgecolor=look.light, linewidth=0.3, zorder=2)
+        PathPatch(_boxes(run_x, run_y, run_n), facecolor=look.light, edgecolor=look.light, linewidth=0.2, zorder=2)
     )
-    if grid.down > 1 and look.mark:
-        axes.add_patch(PathPatch(_marks(x, y, look.mark), facecolor="none", edgecolor=PAPER, linewidth=0.9, zorder=3))
+    if lines.across <= _MARKED and look.mark:
+        width = 0.9 if lines.across == 64 else 0.5
+        axes.add_patch(
+            PathPatch(
+                _marks(x, y, look.mark), facecolor="none", edgecolor=_mark_colour(look), linewidth=width, zorder=3
+            )
+        )
 
 
 def _runs(
-    x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    x: npt.NDArray[np.int64], y: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Neighbours on one line, joined: first x, y, cells."""
     starts = np.flatnonzero(np.concatenate([[True], (np.diff(y) != 0) | (np.diff(x) != 1)]))
     return x[starts], y[starts], np.diff(np.append(starts, len(x)))
 
 
-def _boxes(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], n: npt.NDArray[np.int64]) -> Outline:
+def _boxes(x: npt.NDArray[np.int64], y: npt.NDArray[np.float64], n: npt.NDArray[np.int64]) -> Outline:
     corners = np.stack(
         [np.stack([x, y], 1), np.stack([x + n, y], 1), np.stack([x + n, y + 1], 1), np.stack([x, y + 1], 1)], 1
     )
@@ -174,13 +205,17 @@ _STROKES: dict[str, list[tuple[float, float, float, float]]] = {
 }
 
 
-def _marks(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], mark: str) -> Outline:
+def _marks(x: npt.NDArray[np.int64], y: npt.NDArray[np.float64], mark: str) -> Outline:
     ends = [
         np.stack([np.stack([x + a, y + b], 1), np.stack([x + c, y + d], 1)], 1).reshape(-1, 2)
         for a, b, c, d in _STROKES[mark]
     ]
     points = np.concatenate(ends)
     return Outline(points, np.tile([Outline.MOVETO, Outline.LINETO], len(points) // 2))
+
+
+def _mark_colour(look: Look) -> str:
+    return INK if look.dark_mark else PAPER
 
 
 class _Swatch(HandlerBase):
@@ -208,16 +243,16 @@ class _Swatch(HandlerBase):
         artists: list[Artist] = [box]
         for x0, y0, x1, y1 in _STROKES.get(self._look.mark, []):
             x, y = np.array([x0, x1]) * width - xdescent, (1 - np.array([y0, y1])) * height - ydescent
-            line = Line2D(x, y, color=PAPER, linewidth=1.2)
+            line = Line2D(x, y, color=_mark_colour(self._look), linewidth=1.2)
             line.set_transform(trans)
             artists.append(line)
         return artists
 
 
-def _legend(figure: Figure, states: npt.NDArray[np.uint8]) -> None:
-    """One swatch for each state that occurs, with the number of its frames."""
+def map_legend(figure: Figure, states: npt.NDArray[np.uint8]) -> None:
+    """One swatch for each state that occurs, with the number of its frames, below the figure."""
     counts = np.bincount(states, minlength=256)
-    labels = {LEAF_1G: "in a 1G entry", LEAF_2M: "2M entry", SPLIT_BEFORE: "4K when we came"}
+    labels = {LEAF_1G: "in a 1G entry", LEAF_2M: "in a 2M entry", SPLIT_BEFORE: "4K before the recording"}
     labels |= {state: f"split by {USERS[name].label}" for name, state in USER_STATES.items()}
     looks = {state: look for state, look in _looks().items() if counts[state]}
     if not looks:
@@ -225,13 +260,16 @@ def _legend(figure: Figure, states: npt.NDArray[np.uint8]) -> None:
     handles = {state: Rectangle((0, 0), 1, 1) for state in looks}
     figure.legend(
         list(handles.values()),
-        [f"{labels[state]}: {counts[state]}" for state in looks],
+        [f"{labels[state]}: {number(int(counts[state]))}" for state in looks],
         handler_map={handles[state]: _Swatch(look) for state, look in looks.items()},
         loc="outside lower left",
         ncols=min(4, len(looks)),
         frameon=False,
-        fontsize=8,
-        handlelength=1.1,
-        handleheight=1.1,
+        fontsize=8.5,
+        handlelength=1.3,
+        handleheight=1.3,
         columnspacing=1.6,
+        title=f"Of {count(int(counts[LEAF_1G:].sum()), 'frame')} of 2 MiB, {number(int(counts[SPLIT_BEFORE:].sum()))} in 4K entries at the end:",
+        alignment="left",
+        title_fontproperties={"size": 8.5},
     )

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analyze.users import USER_LABELS
 
-__all__ = ["CSS", "LEVELS", "USERS", "Look", "drawing", "inline_svg", "save", "settled"]
+__all__ = ["CSS", "LEVELS", "MARKS", "USERS", "Look", "drawing", "inline_svg", "save", "settled"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Look:
     dark: str
     mark: str = ""
     """One of "" (solid), "." "/" "\\" "-" "|" "x" (drawn over the cell)."""
+
+    @property
+    def dark_mark(self) -> bool:
+        """Whether its mark is dark in both themes, for its colours are light."""
+        red, green, blue = (int(self.light[i : i + 2], 16) for i in (1, 3, 5))
+        return 0.299 * red + 0.587 * green + 0.114 * blue > 140  # ITU-R BT.601
 
 
 _USERS = {
@@ -53,6 +59,16 @@ LEVELS: dict[str, Look] = {
     "2M": Look("2M entries", "#c2cfdc", "#3c4b5c"),
     "4K": Look("4K entries", "#7b92aa", "#7890aa"),
 }
+
+MARKS: dict[str, str] = {
+    ".": "m.36 .5h.28m-.14-.14v.28",
+    "/": "m.2 .8l.6-.6",
+    "\\": "m.2 .2l.6 .6",
+    "-": "m.15 .5h.7",
+    "|": "m.5 .15v.7",
+    "x": "m.2 .2l.6 .6m0-.6l-.6 .6",
+}
+"""Strokes of each mark as an SVG path from the upper left corner of a cell of 1 x 1."""
 
 _INK = Look("text and axes", "#1c2128", "#e3e7ec")
 _FAINT = Look("grid and outlines", "#b7bec7", "#4a525d")
@@ -76,8 +92,9 @@ def _variables(dark: bool) -> str:
 CSS = f"""\
 :root {{ {_variables(False)} }}
 @media screen and (prefers-color-scheme: dark) {{ :root {{ {_variables(True)} }} }}
+{" ".join(f".c-{name} {{ fill: var(--dm-{name}); }}" for name in _THEME if "-" in name)}
 """
-"""Sets every colour that `inline_svg` names. Paper stays light: the dark set is for screens only."""
+"""Sets every colour that `inline_svg` names, and a class for each level and user. Paper stays light: the dark set is for screens only."""
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from analyze.analysis import Analysis, analyse
 from analyze.health import health
@@ -11,14 +14,16 @@ from analyze.page import TraceView, render
 from analyze.plots_style import save
 from analyze.report_figures import figures
 from analyze.report_numbers import numbers
+from analyze.report_users import users
 from analyze.report_view import view
 from analyze.who import who
 from collect.errors import HostError
 from collect.trace import open_trace
 
-__all__ = ["PAGE", "claim_output", "write_analysis", "write_report"]
+__all__ = ["NUMBERS", "PAGE", "claim_output", "write_analysis", "write_page", "write_report", "writing"]
 
 PAGE = "report.html"
+NUMBERS = "report.json"
 _FORMATS = (".svg", ".pdf", ".png")
 
 
@@ -29,26 +34,43 @@ def write_report(trace_dir: Path, out: Path, force: bool = False) -> Path:
     """
     open_trace(trace_dir)  # so that a damaged trace leaves no empty directory behind
     claim_output(out, force)
-    write_analysis(analyse(trace_dir), out)
+    write_page(out / PAGE, "report.html", view=write_analysis(analyse(trace_dir), out))
     return out / PAGE
 
 
 def write_analysis(analysis: Analysis, out: Path, slug: str = "trace") -> TraceView:
-    """Write report.html, report.json and the pictures (SVG, PDF, PNG) into `out`; returns what the page shows. Raises HostError."""
-    drawn = figures(analysis)
+    """Write report.json and the pictures (SVG, PDF, PNG) into `out`; returns what a page shows of it. Raises HostError."""
+    found, kept, split_by = (
+        health(analysis.trace, analysis),
+        who(analysis.rebuilt, analysis.attribution),
+        users(analysis),
+    )
+    drawn = figures(analysis, found, split_by)
     files = {name: [f"{name}{suffix}" for suffix in _FORMATS] for name in drawn}
-    found, kept = health(analysis.trace, analysis), who(analysis.rebuilt, analysis.attribution)
-    seen = view(analysis, found, kept, drawn, slug=slug, files=files)
-    try:
+    seen = view(analysis, found, kept, split_by, drawn, slug=slug, files=files)
+    with writing(out):
         for name, figure in drawn.items():
             for file in files[name]:
                 save(figure, out / file)
         text = json.dumps(numbers(analysis, found, kept), indent=1, allow_nan=False)
-        (out / "report.json").write_text(text + "\n", encoding="utf-8")
-        (out / PAGE).write_text(render("report.html", view=seen), encoding="utf-8")
+        (out / NUMBERS).write_text(text + "\n", encoding="utf-8")
+    return seen
+
+
+def write_page(path: Path, template: str, *, templates: Sequence[Path] = (), **context: Any) -> None:
+    """Fill in a template (see `page.render`) and write the page. Raises HostError."""
+    text = render(template, templates=templates, **context)
+    with writing(path.parent):
+        path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turns what the system says when a file of `out` cannot be written into a HostError."""
+    try:
+        yield
     except OSError as error:
         raise HostError(f"{out}: cannot be written ({error.strerror}); choose another -o") from None
-    return seen
 
 
 def claim_output(out: Path, force: bool) -> None:

@@ -13,7 +13,7 @@ from analyze.report_words import duration, enumeration, memory, number, share
 from analyze.report_words import splits as splits_text
 from collect.schema import LEAF_PAGES, Level
 
-__all__ = ["answer", "mapped_pages", "provenance", "subtitle", "title"]
+__all__ = ["answer", "headline", "mapped_pages", "provenance", "subtitle", "title"]
 
 
 _NOBODY = "nobody split an entry of the direct map"
@@ -33,6 +33,14 @@ def subtitle(analysis: Analysis) -> str:
         f"Linux {manifest['kernel'].get('release')} · {memory(n_pages)} of memory · recorded "
         f"{str(manifest['created'])[:10]} for {duration(analysis.duration_s)}{emulated}"
     )
+
+
+def headline(analysis: Analysis, happened: str) -> str:
+    """The first sentence of the answer for a picture that stands alone: with kernel and memory in front."""
+    manifest = analysis.trace.manifest
+    pages = sum(end - first for first, end in manifest["memory"]["ranges"])
+    release = plain(str(manifest["kernel"].get("release")), 60)
+    return f"Linux {release} with {memory(pages)}: {happened[:1].lower()}{happened[1:]}"
 
 
 def answer(analysis: Analysis, users: Sequence[UserView]) -> tuple[str, str]:
@@ -55,8 +63,8 @@ def _what_was_split(users: Sequence[UserView], how_long: str, *, bound: bool) ->
         by_whom = f", all by {users[0].label}"
     else:
         by_whom = ": " + enumeration([f"{user.label} {splits_text(user.n_2m, user.n_1g)}" for user in users])
-    whole = "its" if n_2m else "the kernel's"
-    parts = [f"{number(n_2m)} of the kernel's 2M entries"] * bool(n_2m)
+    whole = "its" if n_2m else "the direct map's"
+    parts = [f"{number(n_2m)} of the direct map's 2M entries"] * bool(n_2m)
     parts += [f"{number(n_1g)} of {whole} 1G entries"] * bool(n_1g)
     verb = "was" if n_2m + n_1g == 1 else "were"
     least = "at least " if bound else ""

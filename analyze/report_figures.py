@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -9,22 +11,34 @@ from matplotlib.figure import Figure
 
 from analyze.analysis import Analysis
 from analyze.counter_series import CounterSeries
+from analyze.frame_states import frame_states
 from analyze.free_blocks import free_blocks
+from analyze.health import Health
+from analyze.losses import Doubt, loss_of
+from analyze.page import UserView
 from analyze.plots_free import free_figure
-from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
-from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
-from collect.schema import HUGE_FRAME_PAGES, LEAF_PAGES, Level
+from analyze.plots_levels import LevelsOverTime, Moments, SplitsOverTime, levels_figure
+from analyze.plots_map import map_figure
+from analyze.plots_overview import overview_figure
+from analyze.report_answer import answer, headline, subtitle
+from analyze.report_checks import verdict
+from analyze.report_words import memory
+from collect.schema import LEAF_PAGES, ChangeKind, Level
 
 __all__ = ["figures"]
 
 
-def figures(analysis: Analysis) -> dict[str, Figure]:
-    """The pictures of a report: `levels`, `map`, and `free` where the trace says what free memory was made of."""
+def figures(analysis: Analysis, health: Health, users: Sequence[UserView]) -> dict[str, Figure]:
+    """The pictures of a report: `overview`, `levels`, `map`, and `free` where the trace says what free memory was made of.
+
+    Args:
+        health: of the same trace.
+        users: what `report_users.users` returned.
+    """
     splits = analysis.attribution.splits
     levels = analysis.rebuilt.levels
-    t_s = _seconds(analysis, levels["ts_ns"])
     over_time = LevelsOverTime(
-        t_s,
+        _seconds(analysis, levels["ts_ns"]),
         levels["g1"].to_numpy(np.int64) * LEAF_PAGES[Level.G1],
         levels["m2"].to_numpy(np.int64) * LEAF_PAGES[Level.M2],
         levels["k4"].to_numpy(np.int64),
@@ -35,30 +49,39 @@ def figures(analysis: Analysis) -> dict[str, Figure]:
         (splits["level"] == Level.G1).to_numpy(bool),
     )
     gigas = splits.loc[splits["level"] == Level.G1, "pfn"].to_numpy(np.int64) // LEAF_PAGES[Level.G1]
+    states = frame_states(analysis)
     zones = free_blocks(CounterSeries(analysis.trace))
+    happened, left = answer(analysis, users)
+    proof = verdict(analysis.verification)
     drawn = {
-        "levels": levels_figure(over_time, by_whom, analysis.duration_s),
-        "map": map_figure(_states(analysis), gigas),
+        "overview": overview_figure(
+            headline(analysis, happened),
+            f"{left} {subtitle(analysis)}. {proof.name.capitalize()}: {proof.text}",
+            states,
+            gigas,
+            by_whom,
+            analysis.duration_s,
+        ),
+        "levels": levels_figure(over_time, by_whom, analysis.duration_s, _moments(analysis, health)),
+        "map": map_figure(states, gigas),
         "free": free_figure(zones, analysis.trace.manifest["ts_start_ns"], analysis.duration_s),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
+def _moments(analysis: Analysis, health: Health) -> Moments:
+    """Spans in which changes were lost, and memory that came and went."""
+    lost = [(s.from_s, s.to_s) for loss in health.losses if loss_of(loss.name).doubt & Doubt.MAP for s in loss.spans]
+    changes = analysis.rebuilt.changes
+    there = np.isin(changes.kind, (int(ChangeKind.HOTPLUG_ADD), int(ChangeKind.HOTPLUG_REMOVE))) & (changes.ret == 0)
+    came = []
+    for row in np.flatnonzero(there).tolist():
+        verb = "added" if changes.kind[row] == ChangeKind.HOTPLUG_ADD else "removed"
+        at = max(0.0, (int(changes.ts_ns[row]) - int(analysis.trace.manifest["ts_start_ns"])) / 1e9)
+        came.append((at, f"{memory(int(changes.n_pages[row]))} {verb}"))
+    return Moments(lost, came)
+
+
 def _seconds(analysis: Analysis, ts_ns: pd.Series[int]) -> npt.NDArray[np.float64]:
     since: npt.NDArray[np.float64] = (ts_ns - analysis.trace.manifest["ts_start_ns"]).to_numpy(np.float64) / 1e9
     return np.maximum(since, 0.0)
-
-
-def _states(analysis: Analysis) -> npt.NDArray[np.uint8]:
-    """State of each 2M frame at the end, as the map draws it."""
-    levels = analysis.rebuilt.final.frame_levels()
-    codes = np.array([HOLE, SPLIT_BEFORE, LEAF_2M, LEAF_1G], np.uint8)  # by Level
-    states: npt.NDArray[np.uint8] = codes[levels]
-    splits = analysis.attribution.splits
-    of_2m = splits[splits["level"] == Level.M2].drop_duplicates("pfn", keep="first")
-    frames = of_2m["pfn"].to_numpy(np.int64) // HUGE_FRAME_PAGES
-    users = np.array([USER_STATES.get(user, USER_STATES["other"]) for user in of_2m["user"]], np.uint8)
-    still = states[frames] == SPLIT_BEFORE
-    states[frames[still]] = users[still]
-    end = np.flatnonzero(states != HOLE)
-    return states[: int(end[-1]) + 1] if len(end) else states[:0]

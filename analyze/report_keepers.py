@@ -10,7 +10,7 @@ from analyze.report_words import count, number
 from analyze.who import Who
 from analyze.who_text import records
 
-__all__ = ["MAX_CAUSES", "MAX_STEPS", "healing_sentences", "keepers_view", "states_text"]
+__all__ = ["MAX_CAUSES", "MAX_STEPS", "cause_text", "healing_sentences", "keepers_view", "states_text"]
 
 MAX_CAUSES = 10
 MAX_STEPS = 8
@@ -38,7 +38,7 @@ def healing_sentences(found: Who, most: int = MAX_STEPS) -> list[str]:
         causes = records(found.causes.iloc[list(step["causes"])])
         pages = int(step["pages"])
         this, verb = ("This", "keeps") if pages == 1 else ("These", "keep")
-        names = ", ".join(_cause(row["user"], row["cause"]) for row in causes[:3])
+        names = ", ".join(cause_text(row["user"], row["cause"]) for row in causes[:3])
         more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
         together = f", with {number(int(step['pages_of_earlier']))} above" if step["pages_of_earlier"] else ""
         frames = count(int(step["healed"]), "frame")
@@ -58,7 +58,7 @@ def keepers_view(found: Who) -> KeepersView:
     rows = [
         KeeperRow(
             key=str(row["user"]) if row["user"] in USERS else "other",
-            cause=_cause(row["user"], row["cause"]),
+            cause=cause_text(row["user"], row["cause"]),
             frames=number(row["frames"]),
             alone=number(row["alone_frames"]),
             pages=number(row["pages"]),
@@ -74,7 +74,7 @@ def keepers_view(found: Who) -> KeepersView:
     )
 
 
-def _cause(user: object, cause: object) -> str:
+def cause_text(user: object, cause: object) -> str:
     """As `who` names it: `module usbcore`."""
     if user == BEFORE:
         return plain(EARLIER if cause in ("", EARLIER) else f"{EARLIER}: {cause}", 80)

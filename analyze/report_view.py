@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from analyze.analysis import Analysis
 from analyze.health import Health
-from analyze.page import Picture, TraceView
+from analyze.page import Picture, TraceView, UserView
 from analyze.plots_style import inline_svg
 from analyze.report_answer import answer, provenance, subtitle, title
 from analyze.report_checks import checks, limits, verdict
 from analyze.report_health import health_view
 from analyze.report_keepers import keepers_view
+from analyze.report_map import map_view
 from analyze.report_pages import pages_view
-from analyze.report_users import stacks, users, users_note
+from analyze.report_users import stacks, users_note
 from analyze.who import Who
 
 __all__ = ["view"]
@@ -24,6 +28,7 @@ def view(
     analysis: Analysis,
     health: Health,
     kept: Who,
+    split_by: Sequence[UserView],
     drawn: dict[str, Figure],
     *,
     slug: str = "trace",
@@ -33,13 +38,13 @@ def view(
 
     Args:
         health, kept: of the same trace.
+        split_by: what `report_users.users` returned.
         drawn: what `figures` returned.
         slug: ASCII word that tells this trace from others on the same page.
         files: for each picture, the files beside the page that hold it.
     """
     files = files or {}
     manifest = analysis.trace.manifest
-    split_by = users(analysis)
     happened, left = answer(analysis, split_by)
     free = (
         Picture(
@@ -65,11 +70,8 @@ def view(
             "Above: how much physical memory 1G, 2M and 4K entries map. Below, on the same time axis: every split, by whom.",
             files.get("levels", ()),
         ),
-        map=Picture(
-            Markup(inline_svg(drawn["map"], f"{slug}-map", f"Map of physical memory by state. {happened}")),
-            "State at the end of the recording. A frame that was split while recording has the colour and the mark of whoever split it first.",
-            files.get("map", ()),
-        ),
+        map=replace(map_view(analysis, kept), files=files.get("map", ())),
+        overview=files.get("overview", ()),
         users=split_by,
         pages=pages_view(analysis, free),
         users_note=users_note(analysis.attribution),

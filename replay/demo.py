@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from markupsafe import Markup
-
 from analyze.analysis import analyse
-from analyze.page import Picture, TraceView, plain, render
-from analyze.plots_style import inline_svg, save
-from analyze.report import claim_output, write_analysis
+from analyze.page import Picture, TraceView, plain
+from analyze.report import claim_output, write_page
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
-from replay.output import results_json
-from replay.plots import split_figure
-from replay.results import Interval, PolicyResult
+from replay.judgement import BOUND, SUBJECT, judge
+from replay.measures import BASELINE
+from replay.page_view import JudgedView, ReplayView
+from replay.report import TEMPLATES, Written, write_replay_report
 from replay.run import run_policies
-from replay.tables import text_table
 
 __all__ = ["PAGE", "main", "write_demo"]
 
 PAGE = "index.html"
-TEMPLATES = Path(__file__).parent / "templates"
-BASELINE = "none"
-BOUND = "clairvoyant"
-SHOWN = (BASELINE, "gfp-unmapped", "prog-pack", "rox-cache", "pageblock-flip", BOUND)
+SHOWN = (BASELINE, SUBJECT, "grouped", "prog-pack", "rox-cache", "pageblock-flip", "none+merge", BOUND)
 """Policies on the page; `directmap-replay run` knows more."""
-
-
-@dataclass(frozen=True)
-class PolicyView:
-    """A row of the comparison, in words; `lo` and `hi` are widths of its bar in per cent."""
-
-    name: str
-    title: str
-    split_2m: str
-    lo: float
-    hi: float
-    split_1g: str
-    live: str
-    entries: str
-    flushes: str
-    idle: str
-    refills: str
-    not_served: str
-    caveats: Sequence[str]
-    narrow: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -59,13 +32,9 @@ class Shown:
     """One trace on the page."""
 
     view: TraceView
-    folder: str
-    n_2m: int
-    n_1g: int
+    judged: JudgedView
+    replay: ReplayView
     by_policy: dict[str, str]
-    comparison: str
-    policies: Sequence[PolicyView]
-    plot: Picture
 
 
 def write_demo(traces: Path, out: Path, *, force: bool = False) -> Path:
@@ -83,101 +52,46 @@ def write_demo(traces: Path, out: Path, *, force: bool = False) -> Path:
     for number, trace_dir in enumerate(found, 1):
         print(f"demo: {plain(trace_dir.name)} ({number} of {len(found)})", file=sys.stderr, flush=True)
         shown.append(_show(trace_dir, out, f"t{number}"))
-    page = render("demo.html", templates=[TEMPLATES], shown=shown, policies=[n for n in SHOWN if n != BASELINE])
-    (out / PAGE).write_text(page, encoding="utf-8")
+    write_page(out / PAGE, "demo.html", templates=[TEMPLATES], shown=shown, policies=SHOWN)
     return out / PAGE
 
 
 def _show(trace_dir: Path, out: Path, slug: str) -> Shown:
     folder = re.sub(r"[^A-Za-z0-9._-]", "_", trace_dir.name)
     claim_output(out / folder, force=True)
-    seen = write_analysis(analyse(trace_dir), out / folder, slug)
-    seen = replace(seen, levels=_within(seen.levels, folder), map=_within(seen.map, folder))
-    if seen.pages and seen.pages.free:
-        seen = replace(seen, pages=replace(seen.pages, free=_within(seen.pages.free, folder)))
-    results = run_policies(trace_dir, SHOWN)
-    replayed = _write_replay(results, out / folder / "replay")
-    return Shown(
-        view=seen,
-        folder=folder,
-        n_2m=sum(user.n_2m for user in seen.users),
-        n_1g=sum(user.n_1g for user in seen.users),
-        by_policy={result.policy: str(result.split_2m) for result in results},
-        comparison=comparison(results),
-        policies=_rows(results),
-        plot=Picture(
-            Markup(inline_svg(split_figure(results), f"{slug}-replay", comparison(results))),
-            "2M frames split over time under each policy, and what it holds idle; a band where the trace does not decide.",
-            [f"{folder}/replay/{name}" for name in replayed],
-        ),
+    analysis = analyse(trace_dir)
+    results = run_policies(trace_dir, SHOWN, rebuilt=analysis.rebuilt)
+    judgement = judge(results)
+    written = write_replay_report(analysis, results, judgement, out / folder, slug)
+    assert written.judged is not None  # none is among the policies
+    view, replayed = _within(written, folder)
+    return Shown(view, written.judged, replayed, {r.policy: str(r.split_2m) for r in results})
+
+
+def _within(written: Written, folder: str) -> tuple[TraceView, ReplayView]:
+    """The same for a page one directory up."""
+
+    def moved(files: Sequence[str]) -> list[str]:
+        return [f"{folder}/{file}" for file in files]
+
+    def picture(shown: Picture) -> Picture:
+        return replace(shown, files=moved(shown.files))
+
+    view, replayed = written.view, written.replay
+    pages = view.pages
+    if pages is not None and pages.free is not None:
+        pages = replace(pages, free=picture(pages.free))
+    view = replace(
+        view,
+        levels=picture(view.levels),
+        map=replace(view.map, files=moved(view.map.files)),
+        overview=moved(view.overview),
+        pages=pages,
     )
-
-
-def _within(picture: Picture, folder: str) -> Picture:
-    return replace(picture, files=[f"{folder}/{file}" for file in picture.files])
-
-
-def _write_replay(results: list[PolicyResult], out: Path) -> list[str]:
-    """The replay's files; returns their names."""
-    claim_output(out, force=True)
-    text = json.dumps(results_json(results), indent=1, allow_nan=False)
-    (out / "results.json").write_text(text + "\n", encoding="utf-8")
-    (out / "results.txt").write_text(text_table(results) + "\n", encoding="utf-8")
-    figure = split_figure(results)
-    pictures = ["split.svg", "split.pdf", "split.png"]
-    for name in pictures:
-        save(figure, out / name)
-    return [*pictures, "results.json", "results.txt"]
-
-
-def _rows(results: list[PolicyResult]) -> list[PolicyView]:
-    widest = max((result.split_2m.hi for result in results), default=0.0) or 1.0
-    return [
-        PolicyView(
-            name=result.policy,
-            title=result.title,
-            split_2m=str(result.split_2m),
-            lo=round(100 * result.split_2m.lo / widest, 2),
-            hi=round(100 * result.split_2m.hi / widest, 2),
-            split_1g=str(result.split_1g),
-            live=str(result.split_2m_live_end),
-            entries=str(result.leaf_entries_end),
-            flushes=str(_sum(result.tlb_flushes_split, result.tlb_flushes_call, result.tlb_flushes_ranged)),
-            idle=str(result.idle_pages_peak),
-            refills=f"{_sum(*result.refills.values())} ({result.refill_failures})",
-            not_served=f"{result.requests['not_served']:,}",
-            caveats=result.caveats,
-            narrow=result.narrow,
-        )
-        for result in results
-    ]
-
-
-def _sum(*intervals: Interval) -> Interval:
-    return Interval(sum(i.lo for i in intervals), sum(i.hi for i in intervals))
-
-
-def comparison(results: list[PolicyResult]) -> str:
-    """One sentence: what each policy would have left of the frames that were split without any."""
-    base = next(result.split_2m for result in results if result.policy == BASELINE)
-    parts = []
-    for result in results:
-        if result.policy == BASELINE:
-            continue
-        if result.policy == BOUND:
-            lo, hi = (Interval(n, n) for n in (result.split_2m.lo, result.split_2m.hi))
-            need = f"no policy can do with fewer than {lo}" if lo.hi else "nothing proves that any frame must be split"
-            parts.append(f"{need}, and a packing that knows the future does with {hi}")
-        elif result.identity:
-            parts.append(f"{result.policy} would have changed nothing here")
-        else:
-            cost = (
-                f" (at the cost of up to {result.idle_pages_peak.hi:,.0f} idle pages)"
-                if result.idle_pages_peak.hi
-                else ""
-            )
-            parts.append(f"{result.policy} would have split {result.split_2m}{cost}")
-    return f"Replayed as recorded, {base} distinct 2M frames were split; {'; '.join(parts)}."
+    replayed = replace(
+        replayed, saved=picture(replayed.saved), over_time=picture(replayed.over_time), files=moved(replayed.files)
+    )
+    return view, replayed
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,11 +24,11 @@ import numpy as np
 
 from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES
+from replay.measures import BASELINE
 from replay.policies.eager_merge import SUFFIX
 from replay.results import Interval, PolicyResult
 
 __all__ = [
-    "BASELINE",
     "BOUND",
     "SUBJECT",
     "Judgement",
@@ -40,8 +40,8 @@ __all__ = [
     "thresholds",
 ]
 
-BASELINE, BOUND, SUBJECT = "none", "clairvoyant", "gfp-unmapped"
-"""Policies by their part: the recording, what nothing can beat, and what is judged."""
+BOUND, SUBJECT = "clairvoyant", "gfp-unmapped"
+"""Policies by their part: what nothing can beat, and what is judged."""
 
 _NO_RIVALS = (BOUND, SUBJECT, "ungrouped", "migrate-unmapped")
 """The bound; the cache itself, whatever is set; the recording without its own caches; the cache's predecessor of 2022."""
@@ -127,6 +127,7 @@ class Judgement:
         bound: frames that no policy can save, for sure, and that one that knows the future does with; None without `clairvoyant`.
         most: frames that could be saved at most.
         rival: None where none was replayed.
+        emulated: its CPUs were, so that times say nothing.
         kernel_caches: what the recorded kernel has of the kind already.
         firm, doubts: what makes it sure, and what does not, a clause each.
         narrow: what would narrow the interval that leaves it open; empty where nothing is open.
@@ -146,6 +147,7 @@ class Judgement:
     bound: Interval | None
     most: float
     rival: Rival | None
+    emulated: bool
     kernel_caches: Sequence[str]
     firm: Sequence[str]
     doubts: Sequence[str]
@@ -219,6 +221,7 @@ def judge(results: Sequence[PolicyResult], limits: Thresholds | None = None) -> 
         bound=bound.split_2m if bound is not None else None,
         most=most,
         rival=rival,
+        emulated=base.emulated,
         kernel_caches=list(base.provenance.get("kernel_caches", ())),
         firm=firm,
         doubts=doubts,
@@ -286,7 +289,7 @@ def _sureness(base: PolicyResult, limits: Thresholds) -> tuple[list[str], list[s
     if of_requests:
         doubts.append(f"{of_requests:,} events were lost that tell who asked for which memory")
     if base.emulated:
-        firm.append("emulated CPUs change no count, though every time")
+        firm.append("CPUs were emulated: counts hold, times do not")
     if _still_rising(base, limits):
         doubts.append("frames were still being split when the recording ended, so a longer one may answer otherwise")
     return firm, doubts

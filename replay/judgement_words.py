@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analyze.page import State
 from analyze.report_words import count, duration, enumeration, memory, number
 from analyze.users import USER_LABELS
 from collect.schema import HUGE_FRAME_PAGES
@@ -31,7 +32,7 @@ def headline(found: Judgement) -> str:
 
 def happened(found: Judgement) -> str:
     """What was split, by whom, and which share of the memory that is: one sentence, as the replay counts it (distinct frames)."""
-    how_long = f"In {duration(found.seconds)}" if found.seconds else "While this was recorded"
+    how_long = f"In {duration(found.seconds)}," if found.seconds else "While this was recorded,"
     n, n_1g = found.base, found.base_1g
     if n.hi == 0 and n_1g.hi == 0:
         return f"{how_long} no frame of the direct map was split."
@@ -114,12 +115,13 @@ def sureness(found: Judgement) -> str:
     """How sure, as the end of a sentence."""
     if found.doubts:
         return f"this is in doubt, for {enumeration(list(found.doubts))}"
-    return f"as a count this is sure, for {enumeration(list(found.firm))}" if found.firm else "as a count this is sure"
+    return f"as a count this is sure: the trace is exact{', though of emulated CPUs' if found.emulated else ''}"
 
 
-def sureness_clauses(found: Judgement) -> list[tuple[str, str]]:
+def sureness_clauses(found: Judgement) -> list[tuple[State, str]]:
     """What bears on how sure the answer is: (state of a check, clause); "good", "doubt" or "none"."""
-    clauses = [("good", _sentence(text)) for text in found.firm] + [("doubt", _sentence(text)) for text in found.doubts]
+    clauses: list[tuple[State, str]] = [("good", _sentence(text)) for text in found.firm]
+    clauses += [("doubt", _sentence(text)) for text in found.doubts]
     if found.frames is not None and found.frames.exact:
         clauses.append(("good", "The trace decides how many frames the cache would have split."))
     elif found.frames is not None:
@@ -127,7 +129,7 @@ def sureness_clauses(found: Judgement) -> list[tuple[str, str]]:
             ("none", f"The trace leaves open how many frames the cache would have split: {between(found.frames)}.")
         )
     if found.frames_1g is not None and found.base_1g.hi:
-        state = "good" if found.frames_1g.exact else "none"
+        state: State = "good" if found.frames_1g.exact else "none"
         clauses.append(
             (
                 state,

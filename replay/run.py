@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.directmap import GIGA, DirectMap
+from analyze.reconstruct import Rebuild
 from analyze.users import USER_NAMES, User
 from collect.schema import HUGE_FRAME_PAGES, Level
 from collect.trace import open_trace
@@ -40,15 +41,17 @@ def run_policies(
     users: str | None = None,
     pressure: str | None = None,
     progress: Progress | None = None,
+    rebuilt: Rebuild | None = None,
 ) -> list[PolicyResult]:
     """Replay the trace in `trace_dir` under the named policies, all of them by default, in the order given.
 
     Args:
         names, settings: see `replay.policies.choose`.
-        users, pressure, progress: see `run_chosen`.
+        users, pressure, progress, rebuilt: see `run_chosen`.
     Raises TraceError for what does not exist and for a trace that cannot be read, HostError for a broken policy package.
     """
-    return run_chosen(trace_dir, choose(names, settings), users=users, pressure=pressure, progress=progress)
+    chosen = choose(names, settings)
+    return run_chosen(trace_dir, chosen, users=users, pressure=pressure, progress=progress, rebuilt=rebuilt)
 
 
 def run_chosen(
@@ -58,6 +61,7 @@ def run_chosen(
     users: str | None = None,
     pressure: str | None = None,
     progress: Progress | None = None,
+    rebuilt: Rebuild | None = None,
 ) -> list[PolicyResult]:
     """Decode the trace in `trace_dir` once, and replay it under each of `policies`.
 
@@ -65,10 +69,11 @@ def run_chosen(
         users: whose requests a policy serves, as `replay.serving.parse_users` takes it; the others stay as recorded.
         pressure: when memory is short, as `replay.pressure.Pressure.parse` takes it.
         progress: is told of each replay that is done.
+        rebuilt: of the same trace, where somebody rebuilt it already.
     Raises TraceError for what does not exist and for a trace that cannot be read.
     """
     who = parse_users(users)
-    views = {False: decode(open_trace(trace_dir), Pressure.parse(pressure) if pressure is not None else None)}
+    views = {False: decode(open_trace(trace_dir), Pressure.parse(pressure) if pressure is not None else None, rebuilt)}
     if any(policy.as_asked for policy in policies):
         views[True] = as_asked(views[False])
     results = []

@@ -90,17 +90,16 @@ class Stream:
         return int(words[np.bincount(inverse.reshape(-1), weights=pages).argmax()])
 
 
-def decode(trace: Trace, pressure: Pressure | None = None) -> Stream:
-    """Decode a trace for any number of policies. Raises TraceError."""
+def decode(trace: Trace, pressure: Pressure | None = None, rebuilt: Rebuild | None = None) -> Stream:
+    """Decode a trace for any number of policies; `rebuilt` where it was rebuilt already. Raises TraceError."""
     try:
-        return _decoded(trace, pressure)
+        return _decoded(trace, pressure, rebuilt or rebuild(trace))
     except TraceError as error:
         known = str(trace.path) in str(error)
         raise TraceError(str(error) if known else f"{trace.path}: {error}") from None
 
 
-def _decoded(trace: Trace, pressure: Pressure | None) -> Stream:
-    rebuilt = rebuild(trace)
+def _decoded(trace: Trace, pressure: Pressure | None, rebuilt: Rebuild) -> Stream:
     steps = read_steps(rebuilt.changes, rebuilt.window, rebuilt.observed)
     start_ns = trace.manifest["ts_start_ns"]
     end_ns = max(trace.manifest["ts_end_ns"], start_ns + 1)

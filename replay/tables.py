@@ -8,9 +8,12 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from analyze.report_words import as_ascii
 from analyze.terminal import COLUMNS, clean
 from replay.caveats import PUBLISHED
 from replay.costs import Costs
+from replay.judgement import Judgement
+from replay.judgement_words import happened, judged
 from replay.measures import BASELINE
 from replay.policies.base import Policy
 from replay.pricing import priced
@@ -47,9 +50,9 @@ _ROWS: list[tuple[str, Callable[[PolicyResult], Interval | str]]] = [
 ]
 
 
-def text_table(results: Sequence[PolicyResult], costs: Costs | None = None) -> str:
-    """A column a policy (three abreast), then what the numbers do not say, and what they cost if `costs` say so."""
-    lines: list[str] = []
+def text_table(results: Sequence[PolicyResult], costs: Costs | None = None, found: Judgement | None = None) -> str:
+    """The answer, a column a policy (three abreast), what the numbers do not say, and what they cost if `costs` say so."""
+    lines = _answer(found) if found is not None else []
     for at in range(0, len(results), 3):
         lines += [*_block(results[at : at + 3]), ""]
     lines += _notes(results, priced=costs is not None)
@@ -57,6 +60,13 @@ def text_table(results: Sequence[PolicyResult], costs: Costs | None = None) -> s
         prices = [(result.policy, priced(result, results, costs)) for result in results]
         lines += pricing_lines(costs, prices, BASELINE, emulated=any(result.emulated for result in results))
     return "\n".join(lines) + "\n"
+
+
+def _answer(found: Judgement) -> list[str]:
+    lines: list[str] = []
+    for sentence in (happened(found), judged(found)):
+        lines += _wrap(as_ascii(sentence), "", "")
+    return [*lines, ""]
 
 
 def _block(results: Sequence[PolicyResult]) -> list[str]:

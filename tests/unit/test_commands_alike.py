@@ -15,7 +15,7 @@ from collect.manual import manual_pages
 
 PROGRAMS = ("collect", "analyze")
 
-PRINTS_NO_NUMBERS = {"record", "recover", "report", "export", "completion", "manual"}
+PRINTS_NO_NUMBERS = {"record", "recover", "export", "completion", "manual"}
 """On stdout: a path, a script, a page, or nothing (what a recording did goes to stderr; `info --json` has it)."""
 WRITES_NOTHING = {"check"}
 """Its -o says where a recording would go."""

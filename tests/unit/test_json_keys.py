@@ -124,7 +124,16 @@ def test_every_command_with_json_is_documented() -> None:
     parser = commands._parser()
     (choices,) = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     with_json = {name for name, one in choices.items() if any("--json" in a.option_strings for a in one._actions)}
-    assert with_json == set(SECTIONS)
+    assert with_json - {"report"} == set(SECTIONS)
+
+
+def test_report_prints_what_summary_prints(
+    traces: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.main(["report", str(traces[0]), "--json", "-o", str(tmp_path / "out")]) == 0
+    of_report = json.loads(capsys.readouterr().out)
+    assert of_report == run(capsys, "summary", traces[0], traces[1])
+    assert of_report == json.loads((tmp_path / "out" / "report.json").read_text())
 
 
 def test_what_a_loss_puts_in_doubt_is_said_by_every_command(

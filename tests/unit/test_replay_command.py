@@ -9,7 +9,6 @@ import pytest
 
 from collect.trace import open_trace
 from replay.__main__ import main
-from replay.output import FILES
 from replay.plots import png, svg
 from replay.policies import POLICIES
 from replay.run import run_policies
@@ -31,7 +30,11 @@ def test_table_on_stdout_is_narrow_and_says_what_it_must(trace: Path, capsys: py
     assert err == ""
     assert max(len(line) for line in out.splitlines()) < 80
     blocks = [line.split() for line in out.splitlines() if not line.startswith(" 2M") and line.startswith("      ")]
-    assert [name for names in blocks for name in names if name in POLICIES] == list(POLICIES)
+    assert [name for names in blocks for name in names if name in [*POLICIES, "none+merge"]] == [
+        *POLICIES,
+        "none+merge",
+    ]
+    assert "a __GFP_UNMAPPED cache" in out.split("\n\n")[0].replace("A __", "a __"), "the answer comes first"
     flat = " ".join(out.split())
     assert "an emulated machine" in flat
     assert "published results disagree" in flat
@@ -41,7 +44,9 @@ def test_table_on_stdout_is_narrow_and_says_what_it_must(trace: Path, capsys: py
 
 def test_json_is_strict_and_holds_every_policy(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(trace), "--policy", "none", "gfp-unmapped", "--json"]) == 0
-    results = json.loads(capsys.readouterr().out, parse_constant=refuse)["results"]
+    printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    results = printed["results"]
+    assert printed["judgement"]["base"] == results[0]["split_2m"] and "frame" in printed["answer"]
     assert [r["policy"] for r in results] == ["none", "gfp-unmapped"]
     none = results[0]
     assert none["split_2m"][0] == none["split_2m"][1] > 0
@@ -52,7 +57,16 @@ def test_json_is_strict_and_holds_every_policy(trace: Path, capsys: pytest.Captu
 def test_output_is_written_once(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert main(["run", str(trace), "-o", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+    names = ("saved", "split", "overview", "levels", "map", "free")
+    pictures = {f"{name}{suffix}" for name in names for suffix in (".svg", ".pdf", ".png")}
+    assert {path.name for path in out.iterdir()} == {
+        "report.html",
+        "report.json",
+        "results.json",
+        "results.txt",
+    } | pictures
+    page = (out / "report.html").read_text()
+    assert "What a cache would have saved" in page and "Where in memory" in page, "report and replay in one page"
     assert (out / "split.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "results.txt").read_text() == capsys.readouterr().out
     assert main(["run", str(trace), "-o", str(out)]) == 2

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES
 from analyze.free_blocks import FreeBlocks
 from analyze.plots_free import free_figure
-from analyze.plots_levels import LevelsOverTime, SplitsOverTime, levels_figure
-from analyze.plots_map import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, map_figure
+from analyze.plots_levels import LevelsOverTime, Moments, SplitsOverTime, levels_figure
+from analyze.plots_map import map_figure
+from analyze.plots_overview import overview_figure
 from analyze.plots_style import CSS, LEVELS, USERS, inline_svg, save
 
 GIGA = 1 << 18
@@ -44,7 +46,16 @@ def memory(n_gib: int = 4) -> Figure:
     return map_figure(states(n_gib), np.array([1]))
 
 
-@pytest.mark.parametrize("draw", [levels, memory])
+def overview() -> Figure:
+    users = np.array(["bpf", "module"], dtype=object)
+    splits = SplitsOverTime(np.array([1.0, 2.0]), users, np.array([False, True]))
+    sentence = (
+        "Linux 6.1 with 4 GiB: in 10 seconds, 1 of the direct map's 2M entries and 1 of its 1G entries were split."
+    )
+    return overview_figure(sentence, "Exact: 0 unexplained.", states(4), np.array([1]), splits, 10.0)
+
+
+@pytest.mark.parametrize("draw", [levels, memory, overview])
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
 def test_the_same_data_gives_the_same_bytes(tmp_path: Path, draw: type[Figure], suffix: str) -> None:
     save(draw(), tmp_path / f"a{suffix}")
@@ -52,7 +63,7 @@ def test_the_same_data_gives_the_same_bytes(tmp_path: Path, draw: type[Figure], 
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-@pytest.mark.parametrize("draw", [levels, memory])
+@pytest.mark.parametrize("draw", [levels, memory, overview])
 def test_a_picture_in_a_page_follows_the_theme_and_scales(draw: type[Figure]) -> None:
     svg = inline_svg(draw(), "x", 'says "what" <it> shows')
     ET.fromstring(svg)
@@ -114,7 +125,43 @@ def test_holes_are_left_out() -> None:
     found = np.full(512 * 4, HOLE, np.uint8)
     found[512 * 3 :] = LEAF_2M
     svg = inline_svg(map_figure(found, np.array([], np.int64)), "x", "")
-    assert ">3 GiB<" in svg and ">1 GiB<" not in svg
+    assert ">3<" in svg and ">1<" not in svg, "addresses in GiB"
+
+
+def words(svg: str) -> str:
+    return " ".join(re.findall(r">([^<>]+)</text>", svg))
+
+
+def test_the_overview_says_it_alone() -> None:
+    """What happened, to which memory with its unit, and whose doing it was."""
+    text = words(inline_svg(overview(), "x", ""))
+    for part in (
+        "in 10 seconds, 1 of the direct map's 2M entries",
+        "physical address [GiB]",
+        "split by BPF: 1",
+        "seconds since",
+        "0 unexplained",
+    ):
+        assert part in text, part
+
+
+def test_axes_have_units() -> None:
+    for figure in (levels(), memory(), overview()):
+        for axes in figure.axes:
+            for label in (axes.get_xlabel(), axes.get_ylabel()):
+                assert not label or "[" in label or "seconds" in label, label
+
+
+def test_moments_that_matter_are_named() -> None:
+    flat = LevelsOverTime(np.array([0.0]), np.array([4 * GIGA]), np.array([0]), np.array([0]))
+    splits = SplitsOverTime(np.array([1.0]), np.array(["ftrace"], dtype=object), np.array([True]))
+    moments = Moments(lost=[(2.0, 3.0)], came_and_went=[(5.0, "128 MiB added")])
+    text = words(inline_svg(levels_figure(flat, splits, 10.0, moments), "x", ""))
+    for part in ("1G split by ftrace", "changes lost", "128 MiB added"):
+        assert part in text
+    many = SplitsOverTime(np.arange(200) / 20, np.array(["bpf"] * 200, dtype=object), np.ones(200, bool))
+    text = words(inline_svg(levels_figure(flat, many, 10.0), "x", ""))
+    assert "and 194 more" in text and text.count("1G split by BPF") == 6
 
 
 def test_nothing_split_is_said_and_drawn() -> None:

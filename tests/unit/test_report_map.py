@@ -1,0 +1,115 @@
+"""The map in the page: every frame in its place and named, whatever the size of the machine; held against the map itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analyze import report_map
+from analyze.analysis import Analysis, analyse
+from analyze.frame_states import HOLE, LEAF_2M, SPLIT_BEFORE, frame_states, splits_of_2m
+from analyze.page import MapView, Spot
+from analyze.report_map import ACROSS, DOWN, MAX_BLOCKS, map_view
+from analyze.who import Who, who
+from collect.schema import Level
+
+SAMPLE = Path(__file__).parents[2] / "sample_traces" / "6.1-churn"
+
+
+@pytest.fixture(scope="module")
+def analysed() -> tuple[Analysis, Who]:
+    analysis = analyse(SAMPLE)
+    return analysis, who(analysis.rebuilt, analysis.attribution)
+
+
+@pytest.fixture(scope="module")
+def view(analysed: tuple[Analysis, Who]) -> MapView:
+    return map_view(*analysed)
+
+
+def painted(path: str) -> set[tuple[int, int]]:
+    """Cells that the area of a layer covers."""
+    runs = re.findall(r"M(\d+) (\d+)h(\d+)v1h-(\d+)z", path)
+    assert "".join(f"M{x} {y}h{n}v1h-{m}z" for x, y, n, m in runs) == path
+    return {(int(x) + i, int(y)) for x, y, n, _ in runs for i in range(int(n))}
+
+
+def spots(view: MapView) -> list[tuple[int, Spot]]:
+    """With the GiB of their block."""
+    return [(int(block.label.split()[0]), spot) for block in view.blocks for spot in block.spots]
+
+
+def test_every_frame_is_painted_once_and_as_it_is(analysed: tuple[Analysis, Who], view: MapView) -> None:
+    states = frame_states(analysed[0])
+    cells = sum(len(painted(layer.area)) for block in view.blocks for layer in block.layers)
+    assert cells == np.count_nonzero(states != HOLE)
+    n_4k = sum(
+        len(painted(layer.area))
+        for block in view.blocks
+        for layer in block.layers
+        if layer.key not in ("level-2M", "level-1G")
+    )
+    assert n_4k == np.count_nonzero(analysed[0].rebuilt.final.frame_levels() == Level.K4)
+
+
+def test_every_frame_in_4k_entries_is_named_at_its_place(analysed: tuple[Analysis, Who], view: MapView) -> None:
+    at = {gib * 512 + spot.y * ACROSS + spot.x: spot.text for gib, spot in spots(view)}
+    assert sorted(at) == analysed[1].frames["frame"].tolist()
+    for frame, text in at.items():
+        assert text.startswith(f"{frame / 512:.3f} GiB: "), text
+
+
+def test_it_says_who_split_a_frame_and_who_keeps_it(analysed: tuple[Analysis, Who], view: MapView) -> None:
+    analysis, kept = analysed
+    at = {gib * 512 + spot.y * ACROSS + spot.x: spot.text for gib, spot in spots(view)}
+    labels = {"module": "modules", "bpf": "BPF", "kprobe": "kprobes"}
+    split = splits_of_2m(analysis)
+    assert len(split) == 141
+    for frame, user in zip(split["frame"], split["user"], strict=True):
+        assert f"split by {labels.get(user, user)}" in at[frame]
+    before = set(at) - set(split["frame"])
+    assert len(before) == 13 and all("split before the recording" in at[frame] for frame in before)
+    usbcommon = kept.special[(kept.special["cause"] == "usb_common") & kept.special["kept"] & ~kept.special["residue"]]
+    assert usbcommon["frame"].nunique() == 1
+    assert "kept by 2 pages of module usb_common" in at[int(usbcommon["frame"].iloc[0])]
+    states = kept.frames.set_index("frame")["state"]
+    for frame, text in at.items():
+        assert ("kept by no page" in text) is (states[frame] in ("residue", "alike")), text
+
+
+def test_of_emulated_cpus_no_time_is_told(view: MapView) -> None:
+    assert not any(re.search(r"after [\d.]+ s", spot.text) for _, spot in spots(view))
+
+
+@pytest.mark.parametrize("n_gib", [1, MAX_BLOCKS, MAX_BLOCKS + 1, 500, 16384])
+def test_any_machine_has_a_map_of_bounded_size(
+    analysed: tuple[Analysis, Who], n_gib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = np.full(512 * n_gib, LEAF_2M, np.uint8)
+    rng = np.random.default_rng(n_gib)
+    split = rng.random(len(states)) < 0.3
+    states[split] = SPLIT_BEFORE + 1 + rng.integers(0, 7, int(split.sum())).astype(np.uint8)
+    monkeypatch.setattr(report_map, "frame_states", lambda _: states)
+    found = map_view(*analysed)
+    assert len(found.blocks) <= MAX_BLOCKS
+    size = sum(len(layer.area) + len(layer.marks) for block in found.blocks for layer in block.layers)
+    size += sum(len(spot.text) for _, spot in spots(found))
+    assert size < 1_500_000
+    assert len(spots(found)) <= report_map.MAX_SPOTS
+    cells = sum(len(painted(layer.area)) for block in found.blocks for layer in block.layers)
+    per_cell = 1 << max(0, int(np.ceil(np.log2(n_gib / MAX_BLOCKS))))
+    assert cells == -(-len(states) // per_cell) and cells <= MAX_BLOCKS * ACROSS * DOWN
+    if found.n_unnamed:
+        assert len(spots(found)) == report_map.MAX_SPOTS
+
+
+def test_what_has_no_room_for_a_name_is_counted(
+    analysed: tuple[Analysis, Who], view: MapView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_map, "MAX_SPOTS", 100)
+    found = map_view(*analysed)
+    assert len(spots(found)) == 100 and found.n_unnamed == len(spots(view)) - 100
+    assert not any("before the recording" in spot.text for _, spot in spots(found)), "those of the recording go first"
