@@ -12,6 +12,7 @@ TRIES := 3
 KERNEL ?= 6.1
 LOAD ?= churn
 OUT ?= lab/$(KERNEL)-$(LOAD)
+PROGRAMS := collect analyze replay
 LAB_KERNELS := 5.10 6.1 7.2
 # What `make bench-collect` runs, and where it writes: a part of it (ONLY=) does not replace the whole result.
 ROUNDS ?= 5
@@ -36,7 +37,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 REPLAY_EVENTS ?= 10000000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments validate lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay clean
+.PHONY: help venv demo test test-kills test-every-byte fuzz test-kernels test-counts test-moments validate lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay man dist test-install clean
 
 help: ## this list
 	@echo "directmap: who breaks up the kernel's direct map, and what would a cache save?"
@@ -86,6 +87,19 @@ test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, ver
 validate: $(VENV)/.installed ## predict on one kernel what another does, record it, write docs/validation.md (hours; RUNS=, STEPS=)
 	$(BIN)/python -m tests.vm.validation $(if $(RUNS),--runs '$(RUNS)') $(if $(STEPS),--steps '$(STEPS)')
 
+man: $(VENV)/.installed ## manual pages and shell completion, into share
+	@for program in $(PROGRAMS); do \
+		$(BIN)/python -m $$program manual -o share/man/man1 --force >/dev/null || exit; \
+		mkdir -p share/bash-completion/completions share/zsh/site-functions; \
+		$(BIN)/python -m $$program completion bash >share/bash-completion/completions/directmap-$$program || exit; \
+		$(BIN)/python -m $$program completion zsh >share/zsh/site-functions/_directmap-$$program || exit; \
+	done; echo "share: man -l share/man/man1/directmap-collect.1"
+
+dist: man $(VENV)/.installed-test ## a wheel and an sdist, into dist/
+	@rm -rf dist build/lib build/bdist*
+	@$(BIN)/python -m build --outdir dist . >dist.log 2>&1 || { cat dist.log >&2; rm -f dist.log; exit 1; }
+	@rm -f dist.log; ls dist/*
+
 bench-collect: $(VENV)/.installed ## measure what recording costs, beside perf and bpftrace (root; ROUNDS=, SECONDS=, ONLY=)
 	@$(BIN)/python -m tests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),-o $(REPORT))
@@ -104,8 +118,12 @@ test-moments: $(VENV)/.installed-test ## 20 snapshots at random moments under ch
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(MOMENT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_moments.py
 	$(BIN)/python -m tests.vm.moments_table
 
+test-install: $(VENV)/.installed-test ## follow README.md on clean Debian 12 and 13 userlands (root; SUITES=, FULL=1: make test there too)
+	DIRECTMAP_INSTALL=1 $(if $(FULL),DIRECTMAP_INSTALL_FULL=1) $(if $(SUITES),DIRECTMAP_INSTALL_SUITES='$(SUITES)') \
+		$(BIN)/python -m pytest -m install tests/install
+
 clean: ## remove what make built here (.venv, demo, caches); recordings in lab/ stay
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist share *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -115,17 +133,18 @@ $(VENV)/bin/python:
 		echo "this Python has no venv module; install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# $(call install,FILES): several tries, for a download may break off.
+# $(call install,WHAT): several tries, for a download may break off. `-e .` is directmap itself, as commands in $(BIN).
 define install
-	@echo "installing what $(filter-out -r,$(1)) lists into $(VENV), once" >&2
+	@echo "installing $(filter-out --no-deps -r -e,$(1:.=this checkout)) into $(VENV), once" >&2
 	@for try in $$(seq $(TRIES)); do \
 		$(PIP_INSTALL) $(1) && exit 0; \
 		echo "installing failed (try $$try of $(TRIES))" >&2; sleep $$((try * 5)); \
-	done; echo "could not install the packages that $(filter-out -r,$(1)) lists: is the package index reachable?" >&2; exit 1
+	done; echo "could not install $(1): is the package index reachable?" >&2; exit 1
 endef
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+$(VENV)/.installed: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(call install,-r requirements.txt)
+	$(call install,--no-deps -e .)
 	@touch $@
 
 $(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
