@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
-    return run_program("directmap-collect", lambda: int(options.run(options, arguments)))
+    return run_program("directmap-collect", lambda: int(options.run(options, arguments)), tell=False)
 
 
 def _parser() -> OneLineParser:

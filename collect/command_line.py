@@ -7,11 +7,12 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from collect import __version__
 from collect.errors import HostError, TraceError
+from collect.progress import Working, terminal
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction["OneLineParser"]
@@ -116,13 +117,14 @@ def add_command(
     return parser
 
 
-def run_program(name: str, run: Callable[[], int]) -> int:
+def run_program(name: str, run: Callable[[], int], *, tell: bool = True) -> int:
     """Run a command of the program `name`; returns the exit status.
 
+    Where stderr is a terminal it is told that a long command is at work, unless `tell` is False: the command does it better.
     2 after one line on stderr; 141 where the reader of stdout went away (what a shell says of SIGPIPE), 130 after Ctrl-C.
     """
     try:
-        with _checked_stdout():
+        with _checked_stdout(), Working() if tell else nullcontext():
             return run()
     except (HostError, TraceError) as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -144,6 +146,7 @@ class _Checked:
         self._inner = inner
 
     def write(self, text: str) -> int:
+        terminal.clear()
         with _told():
             return self._inner.write(text)
 

@@ -27,6 +27,7 @@ class Status:
 
     Attributes:
         seconds: since recording began.
+        duration: seconds after which it will end; None where it was not told.
         rows: by table, so far.
         lost: by class, so far.
         levels_kb: memory that each level maps now, by meminfo's names: the start snapshot and meminfo's growth since.
@@ -39,6 +40,7 @@ class Status:
     """
 
     seconds: float = 0.0
+    duration: float | None = None
     rows: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     levels_kb: dict[str, int] = field(default_factory=dict)
@@ -60,6 +62,11 @@ class Status:
         """A second is over: its splits are so far's."""
         self.splits += self.recent_splits
         self.recent_splits = Counter()
+
+    @property
+    def clock(self) -> str:
+        """`23 s`, or `23 of 60 s`."""
+        return f"{self.seconds:.0f}{f' of {self.duration:g}' if self.duration is not None else ''} s"
 
     @property
     def n_lost(self) -> int:
@@ -145,7 +152,7 @@ def view_for(*, live: bool, stream: TextIO | None = None) -> View:
 
 def one_line(status: Status) -> str:
     """A recording in one line."""
-    parts = [f"{status.seconds:.0f} s"]
+    parts = [status.clock]
     if status.levels_kb:
         parts.append(" ".join(f"{label} {gib(status.levels_kb.get(name, 0))}" for name, label in LEVELS.items()))
         parts.append(f"{status.rows.get('changes', 0)} changes")
@@ -181,7 +188,7 @@ def picture(status: Status) -> Any:
 
 
 def _facts(status: Status) -> list[tuple[str, str]]:
-    facts = [("recording", f"{status.seconds:.0f} s, {mib(status.trace_bytes)} on disk")]
+    facts = [("recording", f"{status.clock}, {mib(status.trace_bytes)} on disk")]
     if status.levels_kb:
         facts.append(
             ("direct map", "   ".join(f"{label} {gib(status.levels_kb.get(n, 0))}" for n, label in LEVELS.items()))

@@ -228,6 +228,7 @@ class Recorder:
                 self._recording = False  # there is no such command: nothing is worth keeping
                 raise
         stop = time.monotonic() + duration if duration is not None else None
+        self._status.duration = duration
         now = time.monotonic()
         self._next_tick = now + TICK_SECONDS
         self._moments.begin(now)

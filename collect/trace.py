@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from collect import manifest as manifests
 from collect.errors import TraceError
+from collect.progress import Progress
 from collect.schema import TABLES, empty_table
 
 __all__ = ["Trace", "open_trace"]
@@ -78,7 +79,17 @@ class Trace:
             yield _read_segment(self.path / segment["file"], name, segment, wanted, between)
 
     def batches(self, name: str, columns: Sequence[str], n_threads: int = 2) -> Iterator[pa.Table]:
-        """As `parts`, a row group after the other, decoded ahead by `n_threads` threads. Raises TraceError."""
+        """As `parts`, a row group after the other, decoded ahead by `n_threads` threads. Raises TraceError.
+
+        A terminal is told how far whoever takes them has come.
+        """
+        n_rows = sum(segment["rows"] for segment in self.manifest["tables"][name])
+        with Progress(f"reading {name}", n_rows, "rows") as progress:
+            for part in self._batches(name, columns, n_threads):
+                yield part
+                progress.advance(part.num_rows)
+
+    def _batches(self, name: str, columns: Sequence[str], n_threads: int) -> Iterator[pa.Table]:
         waiting: deque[Future[pa.Table]] = deque()
         with ThreadPoolExecutor(n_threads, "directmap-decode") as pool:
             try:

@@ -54,6 +54,13 @@ def test_the_table_shows_levels_users_rates_losses_and_size() -> None:
     assert "changes_ring_full" not in text, "what lost nothing is not listed"
 
 
+def test_a_recording_that_will_end_tells_of_how_long() -> None:
+    shown = status()
+    shown.duration = 90
+    assert "23 of 90 s, 3.0 MiB on disk" in rendered(shown)
+    assert one_line(shown).startswith("23 of 90 s, 1G 2.00 GiB")
+
+
 def test_the_name_of_a_process_cannot_control_the_terminal() -> None:
     assert "\x1b" not in rendered(status())
     assert "evil?[31m" in rendered(status())
