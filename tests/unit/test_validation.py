@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.another_run import WIDER, another_run
+from replay.another_run import APART, another_run
 from replay.results import Interval
 from tests.vm.errors import LabError
 from tests.vm.validation import books, published, table
@@ -27,9 +27,11 @@ def outcome(measured: int, *, recorded: int = 60, run: Run = RUN) -> table.Outco
     return table.Outcome(run, foretold, found)
 
 
-def test_an_interval_for_another_run_holds_the_one_recorded_and_is_wider_at_both_ends_in_whole_frames() -> None:
-    assert another_run(Interval(100, 120)) == Interval(round(100 - 100 * WIDER), round(120 + 120 * WIDER))
-    assert another_run(Interval(7, 7)) == Interval(6, 8)
+def test_an_interval_for_another_run_holds_the_likeliest_and_adds_both_doubts_by_their_squares() -> None:
+    assert APART == 0.09
+    assert another_run(Interval(100, 100)) == Interval(91, 109)
+    assert another_run(Interval(88, 112, 100)) == Interval(85, 115)  # hypot(9, 12) is 15
+    assert another_run(Interval(100, 140, 100)) == Interval(91, 141)
     assert another_run(Interval(0, 0)) == Interval(0, 0)
 
 

@@ -54,7 +54,8 @@ def predict(run: Run) -> None:
     if run.name in books.read(books.PREDICTED):
         return
     record(run.source)
-    none, result = run_policies(run.source.folder, ["none", run.policy])
+    results = run_policies(run.source.folder, ["none", run.policy])  # one, where the policy is none
+    none, result = results[0], results[-1]
     line = {
         "name": run.name,
         "recorded": int(none.split_2m.lo),
