@@ -23,7 +23,11 @@ def outcome(measured: int, *, recorded: int = 60, run: Run = RUN) -> table.Outco
         "another_run": [54, 66],
         "date": "2026-01-01T10:00:00+00:00",
     }
-    found = {"split_2m": measured, "predicted_in": "0123456789ab", "date": "2026-01-01T11:00:00+00:00"}
+    found = {
+        "split_2m": measured,
+        "predicted_in": ["0123456789ab", "2026-01-01T10:30:00+00:00"],
+        "date": "2026-01-01T11:00:00+00:00",
+    }
     return table.Outcome(run, foretold, found)
 
 
@@ -47,6 +51,14 @@ def test_runs_of_few_frames_are_not_counted() -> None:
     assert outcome(50).counts
     assert not outcome(49).counts
     assert "No run" in table.reached([outcome(49)])
+
+
+def test_a_prediction_counts_as_blind_only_if_its_commit_is_older_than_the_recording() -> None:
+    line = outcome(60)
+    assert line.blind
+    found = {**line.found, "predicted_in": ["0123456789ab", "2026-01-01T11:00:00+00:00"]}
+    assert not table.Outcome(RUN, line.foretold, found).blind
+    assert not table.Outcome(RUN, line.foretold, {**line.found, "predicted_in": None}).blind
 
 
 def test_what_is_not_reached_is_said() -> None:
@@ -98,7 +110,7 @@ def test_every_prediction_that_is_counted_was_committed_before_the_other_side_wa
         assert found.found["exact"], found.run.name
         line = found.foretold
         shown = subprocess.run(
-            ["git", "show", f"{found.found['predicted_in']}:docs/validation/predicted.jsonl"],
+            ["git", "show", f"{found.found['predicted_in'][0]}:docs/validation/predicted.jsonl"],
             cwd=ROOT,
             capture_output=True,
             text=True,

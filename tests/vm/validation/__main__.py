@@ -98,7 +98,7 @@ def measure(run: Run) -> None:
             "page_table_pages_end": int(none.page_table_pages_end.lo),
             "cpa_calls": int(none.cpa_calls.lo),
             "predicted_in": books.committed(books.PREDICTED, line),
-            "date": books.now(),
+            "date": trace.manifest["created"],
         },
     )
     cache.say(f"{run.name}: predicted {line['another_run']}, most likely {line['expected']}; measured {none.split_2m}")

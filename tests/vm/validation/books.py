@@ -35,12 +35,26 @@ def add(book: Path, line: Line) -> None:
         file.write(json.dumps(line, sort_keys=True) + "\n")
 
 
-def committed(book: Path, line: Line) -> str | None:
-    """The commit at hand, if the line stands in its version of the book; else None."""
-    done = subprocess.run(
-        ["git", "-C", ROOT, "show", f"HEAD:{book.relative_to(ROOT)}"], capture_output=True, text=True, check=False
-    )
-    return head() if json.dumps(line, sort_keys=True) in done.stdout.splitlines() else None
+def committed(book: Path, line: Line) -> tuple[str, str] | None:
+    """The commit that put the line into the book, and its date (ISO 8601, UTC); None where it is in none."""
+    text = json.dumps(line, sort_keys=True)
+    argv = [
+        "git",
+        "-C",
+        str(ROOT),
+        "log",
+        "--reverse",
+        "--format=%h %ct",
+        "-S",
+        text,
+        "--",
+        str(book.relative_to(ROOT)),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not done.stdout.strip():
+        return None
+    commit, when = done.stdout.splitlines()[0].split()
+    return commit, datetime.datetime.fromtimestamp(int(when), datetime.UTC).isoformat(timespec="seconds")
 
 
 def head() -> str:

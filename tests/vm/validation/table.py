@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ class Outcome:
         self.error = (self.expected - self.measured) / self.measured if self.measured else float("inf")
         self.inside = self.lo <= self.measured <= self.hi
         self.width = (self.hi - self.lo) / self.measured if self.measured else float("inf")
-        self.blind = found["predicted_in"] is not None and foretold["date"] < found["date"]
+        # The commit of the prediction is older than the recording; both in UTC, to the second.
+        self.blind = found["predicted_in"] is not None and _moment(found["predicted_in"][1]) < _moment(found["date"])
         self.counts = self.measured >= FEWEST_FRAMES
 
     def line(self) -> str:
@@ -56,6 +58,10 @@ class Outcome:
             "yes" if self.blind else "**no**",
         )
         return f"| {' | '.join(cells)} |"
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
 
 
 def outcomes() -> list[Outcome]:
@@ -160,7 +166,7 @@ def page(found: Sequence[Outcome]) -> str:
             "4 GB: the first is replayed under the policy that the second kernel has built in; the second tells what that kernel did. Predicted",
             "is the number of 2M frames whose entry is split while the load runs; the most likely value, and the interval in which another run should fall.",
             "Predictions stand in `docs/validation/predicted.jsonl`, committed before the other side was recorded (`predicted_in` of `measured.jsonl` is the",
-            "commit at hand at that time). Every recording was held against the page tables by `analyze verify`.",
+            "commit that holds it, and when that was made). Every recording was held against the page tables by `analyze verify`.",
             "",
             summary(found),
             "",
