@@ -100,7 +100,7 @@ def test_the_committed_tables_are_what_the_books_say() -> None:
     found = table.outcomes()
     assert (ROOT / "docs" / "validation.md").read_text() == table.page(found)
     readme = (ROOT / "README.md").read_text()
-    assert table.with_table(readme, f"{table.summary(found)}\n\n{table.reached(found)}") == readme
+    assert table.with_table(readme, f"{table.summary(found, by_memory=False)}\n\n{table.reached(found)}") == readme
 
 
 def test_every_prediction_that_is_counted_was_committed_before_the_other_side_was_recorded() -> None:
@@ -128,6 +128,6 @@ def test_pages_a_split_frame_are_those_of_the_published_figures() -> None:
 
 
 def test_a_recording_names_its_own_command() -> None:
-    argv = Recorded("code", "5.10", "aged", 7).argv
+    argv = Recorded("users", "5.10", "aged", 7).argv
     assert argv[argv.index("--kernel") + 1] == "5.10"
-    assert argv[-1] == "lab/validate/code-5.10-aged-7"
+    assert argv[-1] == "lab/validate/users-5.10-aged-7"

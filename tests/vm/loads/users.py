@@ -1,7 +1,7 @@
 """The same users on every kernel: so many modules, BPF programs, secret areas, in an order that the seed alone decides.
 
-For comparing kernels: the modules are chosen by name among those that need no other module, so that a kernel that lacks
-one does not change which others are chosen; programs have the sizes that a fleet's have. Every actor is a process that
+For comparing kernels: the modules are chosen among those of lone_modules.txt, which need no other module on Debian's 5.10,
+6.1, 6.12 and 7.2 (by their modules.dep); programs have the sizes that a fleet's have. Every actor is a process that
 takes ordinary memory besides, or the special pages would all come to lie in one frame.
 """
 
@@ -12,7 +12,6 @@ import platform
 import random
 import signal
 import sys
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -22,8 +21,7 @@ if __package__ in (None, ""):  # run as a file: make the checkout importable
 from tests.vm.loads import syscalls
 from tests.vm.loads.actors import Act, Cast, Memory
 from tests.vm.loads.churn import secret
-from tests.vm.loads.counted import loaded, module
-from tests.vm.loads.module_cycle import NEVER, PLACES
+from tests.vm.loads.counted import module
 from tests.vm.loads.report import Report, parser
 
 # Song Liu, 2022-11 (the bpf_prog_pack threads): half of a fleet's programs are below 500 bytes, three quarters below 2 kB.
@@ -31,20 +29,22 @@ _MEDIAN_BYTES, _SIGMA = 500, 2.05
 _LARGEST_BYTES = 120_000
 _BYTES_AN_ADDITION = 7
 CROWD = 60
+NAMES = Path(__file__).with_name("lone_modules.txt")
 
 
 def chosen(seed: int, number: int) -> list[tuple[str, Path]]:
-    """Modules for a seed, by a hash of seed and name: a name that a kernel lacks moves no other one."""
+    """Modules for a seed, of those that load alone on every kernel that is compared; the same whatever kernel this is.
+
+    Raises SystemExit where this kernel lacks one.
+    """
     home = Path("/lib/modules") / platform.release()
-    there = loaded()
-    found = []
-    for line in (home / "modules.dep").read_text("ascii").splitlines():
-        path, _, needs = line.partition(":")
-        file = path.rsplit("/", 1)[-1].split(".ko")[0]
-        name = file.replace("-", "_")
-        if path.startswith(PLACES) and not needs.strip() and name not in there and not any(w in file for w in NEVER):
-            found.append((zlib.crc32(f"{seed} {name}".encode()), name, home / path))
-    return [(name, path) for _, name, path in sorted(found)[:number]]
+    paths = [line.partition(":")[0] for line in (home / "modules.dep").read_text("ascii").splitlines()]
+    files = {path.rsplit("/", 1)[-1].split(".ko")[0].replace("-", "_"): home / path for path in paths}
+    names = random.Random(seed).sample(NAMES.read_text("ascii").split(), number)
+    lacking = [name for name in names if name not in files]
+    if lacking:
+        sys.exit(f"users: this kernel has no module {', '.join(lacking)}: take it out of {NAMES.name}")
+    return [(name, files[name]) for name in names]
 
 
 def programs(sizes: list[int]) -> Act:
