@@ -148,7 +148,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         requests_by_user=stream.requests.by_user(),
         served_by_user=stream.requests.by_user(first.state == Served.SERVED),
         not_served_by_user=stream.requests.by_user(first.state == Served.NOT_SERVED),
-        series=_series(stream.grid_ns, [w for _, w in runs], idle),
+        series=_series(stream.grid_ns, runs, idle),
         caveats=outcome.caveats + caveats,
         narrow=outcome.narrow + narrow,
         emulated=bool(stream.trace.manifest["cpu"].get("emulated")),
@@ -240,10 +240,14 @@ def _mean(placement: Placement, grid_ns: Int64) -> float:
     return float((np.concatenate(([0], placement.idle_pages)) * np.diff(edges)).sum() / (end - start))
 
 
-def _series(grid_ns: Int64, walks: Sequence[Walk], idle: Sequence[Int64]) -> Series:
-    curves = [done.curves for done in walks]
-    real = np.min([done.by_user_curves[0] for done in walks], axis=0).astype(np.float64)
-    most = np.max([done.by_user_curves.sum(axis=0) for done in walks], axis=0).astype(np.float64)
+def _series(grid_ns: Int64, runs: Sequence[tuple[Placement, Walk]], idle: Sequence[Int64]) -> Series:
+    curves = [done.curves for _, done in runs]
+    by_user = [done.by_user_curves for _, done in runs]
+    apart = [placement.apart for placement, _ in runs]
+    least = np.min(
+        [both.sum(axis=0) if alone else both[0] for both, alone in zip(by_user, apart, strict=True)], axis=0
+    ).astype(np.float64)
+    most = np.max([both.sum(axis=0) for both in by_user], axis=0).astype(np.float64)
     split_lo, _, live_lo, _ = np.min(curves, axis=0).astype(np.float64)
     _, split_hi, _, live_hi = np.max(curves, axis=0).astype(np.float64)
     return Series(
@@ -254,5 +258,5 @@ def _series(grid_ns: Int64, walks: Sequence[Walk], idle: Sequence[Int64]) -> Ser
         live_hi=live_hi,
         idle_lo=np.min(idle, axis=0).astype(np.float64),
         idle_hi=np.max(idle, axis=0).astype(np.float64),
-        by_user={name: (real[code], most[code]) for code, name in enumerate(_SPLITTERS) if most[code].any()},
+        by_user={name: (least[code], most[code]) for code, name in enumerate(_SPLITTERS) if most[code].any()},
     )
