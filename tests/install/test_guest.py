@@ -42,24 +42,9 @@ def test_an_installed_wheel_records_exactly_with_the_distributions_bcc(dist: dic
     shutil.copy(dist[".whl"], tmp_path)
     shutil.copy(next(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")), tmp_path / "pip.whl")
     (tmp_path / "steps").write_text(STEPS)
+    options = ["--kernel", "6.12", "--memory", "4G", "--timeout", "1500", "--out", str(tmp_path)]
     shell.run(
-        [
-            "python3",
-            "-m",
-            "tests.vm",
-            "run",
-            "--kernel",
-            "6.12",
-            "--memory",
-            "4G",
-            "--out",
-            tmp_path,
-            "--",
-            "sh",
-            "/out/steps",
-        ],
-        what="recording in a guest",
-        cwd=ROOT,
+        ["python3", "-m", "tests.vm", "run", *options, "--", "sh", "/out/steps"], what="recording in a guest", cwd=ROOT
     )
     assert "/usr/lib/python3/dist-packages/bcc" in (tmp_path / "check").read_text()
     trace = open_trace(tmp_path / "trace")
