@@ -167,6 +167,8 @@ def _programs() -> list[Finding]:
             rows.append(Finding(what, True, "an empty program was attached", needed, pages=pages))
         except Exception as error:  # bcc raises bare Exception for all that can go wrong
             reason = " ".join(str(error).split())[:300]
+            if os.geteuid() == 0:  # bcc's guess at any EPERM
+                reason = reason.replace("Need super-user privileges to run", "the kernel refuses it, to root too")
             reason = reason.removeprefix("the BPF programs do not load here: ").partition(
                 "; `directmap-collect check`"
             )[0]

@@ -113,7 +113,8 @@ def _page(parser: OneLineParser, commands: dict[str, OneLineParser]) -> str:
 
 
 def _synopsis(parser: OneLineParser) -> list[str]:
-    usage = " ".join(parser.format_usage().split()).removeprefix("usage: ").removeprefix(parser.prog).strip()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", parser.format_usage())  # Python 3.14 colours it where stdout is a terminal
+    usage = " ".join(plain.split()).removeprefix("usage: ").removeprefix(parser.prog).strip()
     # In usage lines words in capitals stand for something, all else is typed as it is.
     words = re.sub(r"[A-Z][A-Z_]+", lambda word: f"\\fI{word[0]}\\fR", _text(usage))
     return [f".B {_text(parser.prog)}", words]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from collect import __version__
-from collect.command_line import OneLineParser, run_program
+from collect.command_line import OneLineParser, program, run_program
+from collect.completion import add_completion
+from collect.manual import add_manual
 
 __all__ = ["main"]
 
@@ -18,22 +18,12 @@ COMMANDS = ("run", "compare", "sweep", "policies")
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help need not wait.
 """
 
-EXAMPLES = """\
-How a recorded load would have gone with a cache for unmapped pages.
-
-examples:
-  directmap-replay run trace                   under every policy
-  directmap-replay run trace -o out            the same, with plots and JSON
-  directmap-replay compare before after        traces and policies on the same axes
-  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=0:9:1
-  directmap-replay policies                    what can be replayed, and what can be set
-"""
-
-STATUS = """\
-exit status:
-  0  done
-  2  could not be read, replayed or written (one line on stderr says why and what to do)
-"""
+EXAMPLES = (
+    ("directmap-replay run my-trace", "under every policy"),
+    ("directmap-replay run my-trace -o out", "the same, with plots and JSON"),
+    ("directmap-replay compare before after", "traces and policies side by side"),
+    ("directmap-replay policies", "what can be replayed, and what can be set"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,17 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program("directmap-replay", lambda: int(options.run(options)))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="directmap-replay",
-        description=EXAMPLES,
-        epilog=STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"directmap {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def _parser() -> OneLineParser:
+    does = "Replay a recorded load as if the kernel had had a cache for unmapped pages."
+    parser, commands = program("directmap-replay", does, EXAMPLES)
     for name in COMMANDS:
         import_module(f"replay.command_{name}").add_to(commands)
+    add_completion(commands, parser)
+    add_manual(commands, parser)
     return parser
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from collect.completion import suggest
 
 __all__ = [
-    "Subparsers",
     "add_against",
-    "add_command",
     "add_files",
     "add_json",
     "add_load",
@@ -17,25 +17,10 @@ __all__ = [
     "add_settings",
 ]
 
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    Subparsers = Any
-
-
-def add_command(commands: Subparsers, name: str, what: str, examples: str) -> argparse.ArgumentParser:
-    """A command, whose help begins with examples. `what`: one line for the list of commands."""
-    return commands.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}.\n\nexamples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
 
 def add_policies(parser: argparse.ArgumentParser) -> None:
     """--policy, as `options.policy`."""
-    parser.add_argument(
+    policy = parser.add_argument(
         "--policy",
         action="extend",
         nargs="+",
@@ -43,6 +28,14 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="policies to replay, as NAME, NAME:parameter=value,... or NAME+merge (default: all; see `policies`)",
     )
+    suggest(policy, policy_names)
+
+
+def policy_names() -> Sequence[str]:
+    """What --policy takes as it stands, for completion."""
+    from replay.policies.choose import known
+
+    return list(known())
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

@@ -8,17 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.arguments import (
-    Subparsers,
-    add_against,
-    add_command,
-    add_costs,
-    add_files,
-    add_json,
-    add_load,
-    add_policies,
-    add_settings,
-)
+from collect.command_line import Subparsers, add_command
+from replay.arguments import add_against, add_costs, add_files, add_json, add_load, add_policies, add_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,13 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-EXAMPLES = """\
-  directmap-replay compare before after                      two traces under every policy
-  directmap-replay compare a b c --policy gfp-unmapped prog-pack clairvoyant
-  directmap-replay compare a b --against ungrouped --policy prog-pack:requests=asked
-                                                             from a kernel without caches
-  directmap-replay compare a b -o both.svg -o both.csv       a picture and a table
-"""
+EXAMPLES = (
+    ("directmap-replay compare before after", "two traces under every policy"),
+    ("directmap-replay compare a b c --policy gfp-unmapped prog-pack clairvoyant", "three traces under three policies"),
+    (
+        "directmap-replay compare a b --against ungrouped --policy prog-pack:requests=asked",
+        "as if the recorded kernels had had no caches",
+    ),
+    ("directmap-replay compare a b -o compare.svg -o compare.csv", "a picture and a table"),
+)
 
 
 def add_to(commands: Subparsers) -> None:

@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 
-from replay.arguments import Subparsers, add_command, add_json
+from collect.command_line import Subparsers, add_command
+from replay.arguments import add_json
 
 __all__ = ["add_to"]
 
-EXAMPLES = """\
-  directmap-replay policies              each with its parameters, what they may be and where they come from
-  directmap-replay policies --json       the same for programs
-"""
+EXAMPLES = (
+    ("directmap-replay policies", "each with its parameters, what they may be and where they come from"),
+    ("directmap-replay policies --json", "the same for programs"),
+)
 
 
 def add_to(commands: Subparsers) -> None:

@@ -8,22 +8,32 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.arguments import Subparsers, add_command, add_costs, add_json, add_load, add_policies, add_settings
+from collect.command_line import Subparsers, add_command
+from replay.arguments import add_costs, add_json, add_load, add_policies, add_settings
 
 if TYPE_CHECKING:
     from analyze.analysis import Analysis
 
 __all__ = ["add_to"]
 
-EXAMPLES = """\
-  directmap-replay run trace                                 under every policy, and with merging alone
-  directmap-replay run trace -o out                          the same, and report and replay as one page in out/report.html
-  directmap-replay run trace --policy none gfp-unmapped      under these two
-  directmap-replay run trace --policy none gfp-unmapped+merge --set gfp-unmapped.variant=cover
-  directmap-replay run trace --users bpf                     for BPF alone
-  directmap-replay run trace --threshold idle-share=0.001    another notion of how much a cache may hold
-  directmap-replay run trace --costs my-costs.toml           priced, against what was recorded
-"""
+EXAMPLES = (
+    ("directmap-replay run my-trace", "under every policy, and with merging alone"),
+    (
+        "directmap-replay run my-trace -o my-replay",
+        "the same, and report and replay as one page in my-replay/report.html",
+    ),
+    (
+        "directmap-replay run my-trace --policy none gfp-unmapped clairvoyant",
+        "under these three: as recorded, a cache, and what none can beat",
+    ),
+    (
+        "directmap-replay run my-trace --policy none gfp-unmapped+merge --set gfp-unmapped.variant=cover",
+        "with a parameter set, and large entries put back behind it",
+    ),
+    ("directmap-replay run my-trace --users bpf", "for BPF alone"),
+    ("directmap-replay run my-trace --threshold idle-share=0.001", "another notion of how much a cache may hold"),
+    ("directmap-replay run my-trace --costs my-costs.toml", "priced, against what was recorded"),
+)
 
 
 def add_to(commands: Subparsers) -> None:

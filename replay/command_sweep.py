@@ -8,16 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replay.arguments import (
-    Subparsers,
-    add_against,
-    add_command,
-    add_costs,
-    add_files,
-    add_json,
-    add_load,
-    add_settings,
-)
+from collect.command_line import Subparsers, add_command
+from replay.arguments import add_against, add_costs, add_files, add_json, add_load, add_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,12 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-EXAMPLES = """\
-  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=0:9:1
-  directmap-replay sweep trace --policy gfp-unmapped --over gfp-unmapped.refill-order=5,7,9 \\
-      --over gfp-unmapped.variant=posted,ideal -o sweep.svg -o sweep.csv
-  directmap-replay sweep trace --policy prog-pack:old-pack=no --over prog-pack.pages=64:512:64
-"""
+EXAMPLES = (
+    (
+        "directmap-replay sweep my-trace --policy gfp-unmapped --over gfp-unmapped.refill-order=0:9:1",
+        "from single pages to blocks of 2M",
+    ),
+    (
+        "directmap-replay sweep my-trace --policy gfp-unmapped --over gfp-unmapped.refill-order=5,7,9 --over gfp-unmapped.variant=posted,ideal -o sweep.svg",
+        "two parameters at a time, as a picture",
+    ),
+    (
+        "directmap-replay sweep my-trace --policy prog-pack:old-pack=no --over prog-pack.pages=64:512:64",
+        "sizes of a pack, where another parameter is fixed",
+    ),
+)
 
 
 def add_to(commands: Subparsers) -> None:

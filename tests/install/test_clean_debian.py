@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,15 +134,6 @@ def test_pipx_installs_what_the_page_says(debian: CleanDebian) -> None:
     assert "none: as recorded" in typed(debian, "~/.local/bin/directmap-replay policies")
     if "record --only-pages" in works:
         records_page_events(debian, "sudo ~/.local/bin/directmap-collect")
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A wheel and an sdist of the work tree, by what they end with."""
-    target = tmp_path_factory.mktemp("dist")
-    shell.run(["make", "-C", ROOT, "man"], what="making the manual pages")
-    shell.run([sys.executable, "-m", "build", "--outdir", target, ROOT], what="building a wheel and an sdist")
-    return {".whl": next(target.glob("*.whl")), ".tar.gz": next(target.glob("*.tar.gz"))}
 
 
 @pytest.mark.parametrize("ending", [".whl", ".tar.gz"])

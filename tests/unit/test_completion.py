@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("collect", "analyze")
+PROGRAMS = ("collect", "analyze", "replay")
 SECONDS = 30
 
 
@@ -28,55 +28,64 @@ def script(program: str, shell: str) -> str:
     return done.stdout
 
 
+INPUTRC = """
+set show-all-if-ambiguous on
+set completion-query-items 0
+set page-completions off
+"""
+ZSHRC = """
+autoload -U compinit; compinit -D -u
+unsetopt list_ambiguous
+LISTMAX=10000
+"""
+"""Both shells: one Tab completes and lists, and asks nothing."""
+
+
 class Shell:
     """An interactive shell on a terminal of its own, in a directory with a trace, a file and nothing else."""
 
     def __init__(self, shell: str, folder: Path) -> None:
         start = ["bash", "--norc", "--noprofile", "-i"] if shell == "bash" else ["zsh", "-f", "-i"]
+        (folder / "inputrc").write_text(INPUTRC)
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             os.chdir(folder / "here")
-            os.environ |= {"PS1": "> ", "TERM": "dumb", "HISTFILE": "", "INPUTRC": "/dev/null"}
+            os.environ |= {"PS1": "> ", "TERM": "dumb", "HISTFILE": "", "INPUTRC": str(folder / "inputrc")}
             os.execvp(start[0], start)
         self._seen = ""
-        self._tabs = "\t\t\t" if shell == "bash" else "\t\t"  # what is common, a beep, the list
         if shell == "bash":
-            lines = [f"source {folder}/{program}.bash" for program in PROGRAMS]
+            self._type(*(f"source {folder}/{program}.bash" for program in PROGRAMS))
         else:
-            lines = [
-                f"fpath=({folder}/zsh $fpath)",
-                "autoload -U compinit",
-                "compinit -D -u",
-                "setopt no_always_last_prompt",
-            ]
-            lines += ["zstyle ':completion:*' format ''"]
-        for line in (*lines, "PS1='ready> '"):
-            os.write(self._fd, f"{line}\n".encode())
-        self._until("\nready> ", "\rready> ")
+            self._type(f"fpath=({folder}/zsh $fpath)", *ZSHRC.split("\n"))
+        self.finish("")
 
-    def _until(self, *ends: str) -> str:
-        """Output up to one of `ends`."""
+    def _type(self, *lines: str) -> None:
+        for line in lines:
+            os.write(self._fd, f"{line}\r".encode())
+
+    def _until(self, end: str) -> str:
+        """Output up to `end`."""
         give_up = time.monotonic() + SECONDS
-        while not any(end in self._seen for end in ends):
+        while end not in self._seen:
             ready, _, _ = select.select([self._fd], [], [], max(0, give_up - time.monotonic()))
-            assert ready, f"{ends} did not come: {self._seen[-500:]!r}"
+            assert ready, f"{end} did not come: {self._seen[-500:]!r}"
             self._seen += os.read(self._fd, 65536).decode(errors="replace")
-        seen, self._seen = self._seen, ""
-        return seen
+        seen, _, self._seen = self._seen.partition(end)
+        return seen + end
+
+    def finish(self, seen: str) -> str:
+        """Throw the typed line away, run another, and give all that was shown until then."""
+        self._type("\x15echo the-end-$((40 + 2))")
+        return seen + self._until("the-end-42")
 
     def offered(self, line: str, *expected: str) -> str:
-        """Type a line and some Tabs, and wait until all that is expected was shown after it; what was shown."""
-        os.write(self._fd, f"{line}{self._tabs}".encode())
+        """Type a line and a Tab, and wait until all that is expected was shown after it; what was shown."""
+        os.write(self._fd, f"{line}\t".encode())
         seen = ""
         for word in expected:
             if word not in seen:
                 seen += self._until(word)
-        time.sleep(0.2)
-        if select.select([self._fd], [], [], 0)[0]:
-            seen += os.read(self._fd, 65536).decode(errors="replace")
-        os.write(self._fd, b"\x15\x03")  # throw the line away
-        self._until("ready> ")
-        return re.sub(r"\s+", " ", seen)
+        return re.sub(r"\s+", " ", self.finish(seen))
 
     def close(self) -> None:
         os.close(self._fd)
@@ -121,8 +130,8 @@ def test_values_of_an_option_are_offered(shell: Shell) -> None:
 
 
 def test_a_trace_is_a_directory(shell: Shell) -> None:
-    assert "quiet-notes" not in shell.offered("directmap-analyze verify qui", "quiet-trace")
-    assert "quiet-notes" not in shell.offered("directmap-analyze compare quiet-trace qui", "quiet-trace/")
+    assert "quiet-notes" not in shell.offered("directmap-analyze verify qui", "et-trace")
+    assert "quiet-notes" not in shell.offered("directmap-analyze compare quiet-trace qui", "et-trace")
 
 
 def test_a_file_is_offered_where_one_is_written(shell: Shell) -> None:
@@ -131,3 +140,7 @@ def test_a_file_is_offered_where_one_is_written(shell: Shell) -> None:
 
 def test_what_is_recorded_is_a_command(shell: Shell) -> None:
     shell.offered("directmap-collect record -o new -- mkfif", "mkfifo")
+
+
+def test_policies_are_offered_by_name(shell: Shell) -> None:
+    shell.offered("directmap-replay run quiet-trace --policy gfp", "gfp-unmapped")

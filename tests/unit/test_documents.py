@@ -11,14 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = {name: import_module(f"{name}.__main__") for name in ("collect", "analyze")}
+PROGRAMS = {name: import_module(f"{name}.__main__") for name in ("collect", "analyze", "replay")}
 SHELL = ("|", ">", "&&", ";")
 
 
 def command_lines(text: str) -> list[str]:
     """Lines of code blocks that call one of our programs, whichever way, without the remarks behind them."""
     lines = [re.split(r"\s+# ", line)[0] for line in re.findall(r"^(?: {4}|\t)(\S.*)$", text, re.MULTILINE)]
-    return [line for line in lines if re.search(r"(?:directmap-|python3? -m )(?:collect|analyze)\b", line)]
+    return [line for line in lines if re.search(r"(?:directmap-|python3? -m )(?:collect|analyze|replay)\b", line)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -31,7 +31,9 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_commands_are_such_as_the_programs_take(document: Path) -> None:
     for line in command_lines(document.read_text()):
         words = shlex.split(line)
-        at = next(i for i, word in enumerate(words) if re.search(r"directmap-(collect|analyze)$", word) or word == "-m")
+        at = next(
+            i for i, word in enumerate(words) if re.search(r"directmap-(collect|analyze|replay)$", word) or word == "-m"
+        )
         program = words[at].rpartition("-")[2] if words[at] != "-m" else words[at + 1]
         arguments = words[at + (1 if words[at] != "-m" else 2) :]
         ends = [i for i, word in enumerate(arguments) if word in SHELL]

@@ -16,6 +16,7 @@ import pytest
 
 from collect import progress
 from collect.progress import Line, Progress, Working, duration
+from replay.progress import Progress as Replays
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,3 +161,12 @@ def test_a_long_command_tells_a_terminal_and_prints_its_answer_clean() -> None:
 def test_a_long_command_tells_a_file_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", LONG], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("answer\n", "remark\n")
+
+
+def test_a_row_of_replays_is_counted_with_the_time_that_is_left() -> None:
+    line = Line(terminal := Terminal())
+    with Replays(4, line) as told:
+        line.show("working")
+        told.done("prog-pack\x1b[31m")
+    assert re.fullmatch(r"1 of 4 replays, \d+ s left \(prog-pack\?\[31m\)", shown(terminal)[0])
+    assert terminal.getvalue().endswith("\r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 
 import collect
-from collect.schema import FORMAT_VERSION, TABLES
+from analyze.losses import ARRAY_PAGES, CLASSES
+from collect.schema import FORMAT_VERSION, TABLES, TABLES_SINCE
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("collect", "analyze", "replay")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+SAMPLES = sorted(path.parent for path in (ROOT / "sample_traces").glob("*/manifest.json"))
 MAX_SAMPLE_BYTES = 3 << 20
 
 
@@ -43,6 +46,19 @@ def test_the_changelog_knows_this_version_and_this_format() -> None:
     assert re.search(rf"## Trace format\n(.|\n)*### {FORMAT_VERSION}\n", text)
 
 
+def test_the_changelog_names_what_this_format_has_and_the_samples_have_not() -> None:
+    """The samples are of format 1: classes of loss, tables and the recorder's counters that came since."""
+    told = (ROOT / "CHANGELOG.md").read_text().partition("## Trace format")[2]
+    first = json.loads((SAMPLES[0] / "manifest.json").read_text())
+    assert first["format_version"] == 1
+    new = (
+        (set(CLASSES) - {ARRAY_PAGES} - set(first["losses"])) | (set(TABLES) - set(first["tables"])) | set(TABLES_SINCE)
+    )
+    counters = {name for path in MODULES for name in re.findall(r"recorder/[a-z_]+", path.read_text())}
+    assert len(new) > 4 and len(counters) > 6
+    assert {name for name in new | counters if f"`{name}`" not in told} == set()
+
+
 def test_a_wheel_would_hold_every_package() -> None:
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in MODULES if path.name == "__init__.py"} | {
         "collect.bpf"
@@ -50,13 +66,23 @@ def test_a_wheel_would_hold_every_package() -> None:
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
-def test_every_module_of_the_analyzer_has_its_place_in_the_layout() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    table = text[text.index("| for | modules |") : text.index("Imports run one way")]
-    named = re.findall(r"`([a-z_]+\*?)`", table)
-    modules = {path.stem for path in (ROOT / "analyze").glob("[!_]*.py")}
+@pytest.mark.parametrize(
+    ("package", "begin"), [("analyze", "The modules of `analyze/`"), ("collect", "And those of `collect/`")]
+)
+def test_every_module_has_its_place_in_the_layout(package: str, begin: str) -> None:
+    table = (
+        (ROOT / "CONTRIBUTING.md")
+        .read_text()
+        .partition(begin)[2]
+        .partition("| for | modules |")[2]
+        .partition("\n\n")[0]
+    )
+    named = [name for name in re.findall(r"`([a-z_/.*]+)`", table) if "/" not in name]
+    modules = {path.stem for path in (ROOT / package).glob("[!_]*.py")}
     prefixes = tuple(name[:-1] for name in named if name.endswith("*"))
-    assert {name for name in modules if not name.startswith(prefixes)} == {n for n in named if not n.endswith("*")}
+    alone = [name for name in named if not name.endswith("*")]
+    assert len(set(alone)) == len(alone)
+    assert {name for name in modules if not prefixes or not name.startswith(prefixes)} == set(alone)
     assert all(any(name.startswith(prefix) for name in modules) for prefix in prefixes)
 
 
@@ -120,9 +146,6 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 def test_the_ci_script_parses() -> None:
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
-
-
-SAMPLES = sorted(path.parent for path in (ROOT / "sample_traces").glob("*/manifest.json"))
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name)
