@@ -57,7 +57,6 @@ def provenance_of(stream: Stream) -> dict[str, Any]:
     """Where the numbers come from, for a report: the trace, what is proven of it, and what its kernel had already."""
     manifest = stream.trace.manifest
     requests, proven = stream.requests, stream.verified
-    kept = [name for name, there in (("bpf_prog_pack", requests.has_packs), ("ROX cache", requests.has_rox)) if there]
     return {
         "trace": stream.trace.path.absolute().name,
         "kernel": str(manifest["kernel"].get("release", "?")),
@@ -75,7 +74,6 @@ def provenance_of(stream: Stream) -> dict[str, Any]:
         "complete": manifest["complete"],
         "has_packs": requests.has_packs,
         "has_rox": requests.has_rox,
-        "kernel_caches": kept,
         "exact": proven.exact,
         "lost_of_map": proven.lost_of_map,
         "lost_of_requests": lost_for(proven.lost, Doubt.REGIONS),

@@ -47,6 +47,10 @@ _NO_RIVALS = (BOUND, SUBJECT, "ungrouped", "migrate-unmapped")
 """The bound; the cache itself, whatever is set; the recording without its own caches; the cache's predecessor of 2022."""
 
 
+_KERNEL_CACHES = {"has_packs": "bpf_prog_pack", "has_rox": "ROX cache"}
+"""By key of a result's provenance."""
+
+
 class Verdict(StrEnum):
     """The answer; each is a key of `--json`."""
 
@@ -222,7 +226,7 @@ def judge(results: Sequence[PolicyResult], limits: Thresholds | None = None) -> 
         most=most,
         rival=rival,
         emulated=base.emulated,
-        kernel_caches=list(base.provenance.get("kernel_caches", ())),
+        kernel_caches=[name for key, name in _KERNEL_CACHES.items() if base.provenance.get(key)],
         firm=firm,
         doubts=doubts,
         narrow=subject.narrow if subject is not None and verdict == Verdict.UNKNOWN else [],

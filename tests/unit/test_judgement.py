@@ -181,7 +181,7 @@ def test_a_load_that_was_still_splitting_when_the_recording_ended_is_told() -> N
 
 
 def test_what_the_kernel_has_already_is_said() -> None:
-    kernel = {"kernel_caches": ["bpf_prog_pack", "ROX cache"]}
+    kernel = {"has_packs": True, "has_rox": True}
     found = answer(result("none", 500, provenance=kernel), result("gfp-unmapped", 10))
     assert "on top of this kernel's own bpf_prog_pack and ROX cache" in judged(found)
 
