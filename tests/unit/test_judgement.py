@@ -28,6 +28,7 @@ def result(
     """A result with so many frames split; `peak`: the most of them that cannot be put back at once."""
     split = Interval(lo, lo if hi is None else hi)
     values: dict[str, Any] = {f.name: Interval(0, 0) for f in fields(PolicyResult) if f.type == "Interval"}
+    values |= {f.name: {} for f in fields(PolicyResult) if str(f.type).startswith("dict")}
     values |= {
         "policy": policy,
         "title": policy,
@@ -36,10 +37,6 @@ def result(
         "split_2m_live_peak": split if peak is None else Interval(peak, peak),
         "split_2m_by_user": {"module": split},
         "idle_pages_peak": Interval(idle, idle),
-        "refills": {},
-        "requests": {"total": 1, "served": 1, "not_served": 0, "as_recorded": 0},
-        "requests_by_user": {},
-        "served_by_user": {},
         "series": curve([0.0, split.hi, split.hi]),
         "provenance": {"seconds": 60.0, "memory_pages": MEMORY, "exact": True, "lost_of_map": 0, "lost_of_requests": 0},
     }
