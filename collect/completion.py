@@ -51,7 +51,7 @@ def add_completion(commands: Subparsers, parser: OneLineParser) -> None:
             ),
             (f"{name} completion zsh > {zsh}", "for zsh, where ~/.zshrc has `fpath+=~/.zfunc` before `compinit`"),
         ),
-        more="It is printed, to be kept where the shell looks for it.",
+        more="It is printed, to be kept where the shell looks for it; make that directory first.",
     )
     command.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")
 
