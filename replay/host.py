@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 from analyze.directmap import DirectMap
 from collect.schema import HUGE_FRAME_PAGES, Pte
 from collect.trace import Trace
+from replay.next_pages import every_page_recorded, next_single_pages
 from replay.placement import Host
 from replay.pressure import Pressure
 
@@ -54,6 +56,7 @@ def read_host(trace: Trace, start: DirectMap | None = None, pressure: Pressure |
         free_blocks=free_blocks,
         n_frames=max(1, pages // HUGE_FRAME_PAGES),
         room=room(start, ranges) if start is not None else np.zeros(0, np.int64),
+        next_pages=partial(next_single_pages, trace) if every_page_recorded(trace) else None,
         recorder_programs=_recorder_programs(trace.manifest["probes"].get("attached")),
     )
     if pressure is None:

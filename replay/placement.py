@@ -7,6 +7,7 @@ be one naturally aligned 2 MiB frame, mapped by one intact 2M entry when the pol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -188,6 +189,7 @@ class Host:
         free_ns: [m] times at which the free blocks were counted.
         free_blocks: [m, 11] free blocks of each order, all zones together but DMA. m = 0: never counted.
         recorder_programs: BPF programs that the recorder itself had loaded before the recording began.
+        next_pages: where every page event was recorded, `replay.next_pages.next_single_pages` of the trace.
     """
 
     n_nodes: int
@@ -198,10 +200,38 @@ class Host:
     pressure_pages: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     room: Int64 = field(default_factory=lambda: np.zeros(0, np.int64))
     recorder_programs: int = 0
+    next_pages: Callable[[Int64, int], Int64] | None = None
 
     def without_pressure(self) -> Host:
         """The same machine, never short of memory."""
         return replace(self, pressure_ns=np.zeros(0, np.int64), pressure_pages=np.zeros(0, np.int64))
+
+    def between_readings(self) -> tuple[Host, Host]:
+        """The same machine twice: from each count of free blocks to the next, as much memory in blocks of each order and above
+        as the higher of the two counts says, and as the lower. What was there in between alone is not known."""
+        orders = np.arange(self.free_blocks.shape[1])
+        pages = np.cumsum((self.free_blocks << orders)[:, ::-1], axis=1)[:, ::-1]  # in blocks of an order and above
+        after = np.concatenate((pages[1:], pages[-1:]))
+
+        def host(at_least: Int64) -> Host:
+            above = np.concatenate((at_least[:, 1:], np.zeros((len(at_least), 1), np.int64)), axis=1)
+            return replace(self, free_blocks=(at_least - above) >> orders)
+
+        return host(np.maximum(pages, after)), host(np.minimum(pages, after))
+
+    def not_told(self, what: str) -> str:
+        """Sentence for `Outcome.narrow`: where `what` would have lain, and what would tell more of it."""
+        if self.next_pages is None:
+            return f"Where {what} would have lain is not in the trace. A recording with --pages all would tell which frames were free."
+        return f"Where {what} would have lain is not in the trace; frames that its page events prove to have been in use are left out."
+
+    def readings_leave_open(self, refill_orders: Int64) -> bool:
+        """Whether it makes a difference which of two counts holds between them: one leaves no block of 2 MiB to a policy that
+        holds what all these refills got, and the other is not the same."""
+        if len(self.free_ns) < 2 or (self.free_blocks == self.free_blocks[0]).all():
+            return False
+        pages = (self.free_blocks[:, 9:] << np.arange(9, self.free_blocks.shape[1])).sum(axis=1)
+        return int(pages.min()) < int(np.left_shift(1, refill_orders).sum()) + HUGE_FRAME_PAGES
 
     def has_block(self, ns: Int64) -> Bools:
         """Per moment, whether the last count of free blocks has one of 2 MiB; True where nothing was ever counted."""

@@ -74,6 +74,11 @@ class SinglePages:
         chosen: Int64 = near[np.arange(len(near)), best]
         return chosen
 
+    def chosen(self, ns: Int64, spread: int, n: int) -> Int64:
+        """[moments, n] page frames for each moment: what came next (`spread` 0), the densest (-1) or most scattered (1) nearby."""
+        start = self.at(ns)
+        return self.pages(self.nearby(start, densest=spread < 0) if spread else start, n)
+
     def pages(self, start: Int64, n: int) -> Int64:
         """[starts, n] page frames of each window, evenly thinned out or repeated to `n`."""
         nth = np.arange(n) * self.window // n

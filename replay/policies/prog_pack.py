@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from collect.schema import HUGE_FRAME_PAGES, Pte
+from replay.next_pages import NextPages
 from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement, Served, as_recorded
 from replay.policies.base import VIEW, Outcome, Parameter, Policy
 from replay.prog_packs import CHUNK_BYTES, PackRun, chunks_of, run_packs
@@ -92,21 +93,24 @@ class ProgPack(Policy):
             self.word("old-pack")
         ]
         runs = {roomy: self._run(requests, host, roomy=roomy) for roomy in set(ways)}
-        owner = requests.owner()
-        single = (requests.order == 0)[owner]
-        singles = SinglePages.of(requests.begin_ns[owner[single]], requests.pfn[single], self._pages(host))
+        singles = self._single_pages(requests, host, list(runs.values()))
         outcome = [
             self._placed(
                 requests,
                 host,
                 runs[roomy],
                 self._places(requests, host, singles, runs[roomy], spread),
-                apart=len(singles) > 0,
+                apart=singles is not None,
             )
             for roomy, spread in zip(ways, (-1, 0, 1), strict=True)
         ]
         n_packs = [int(np.count_nonzero(run.made_event >= 0)) for _, run in sorted(runs.items(), reverse=True)]
-        return Outcome(outcome, expected=1, caveats=self._caveats(host, n_packs, singles), narrow=_NARROW)
+        return Outcome(
+            outcome,
+            expected=1,
+            caveats=self._caveats(host, n_packs, singles),
+            narrow=[_WITH_PACKS] if isinstance(singles, NextPages) else [_ALL_PAGES, _WITH_PACKS],
+        )
 
     def _pages(self, host: Host) -> int:
         """Of a pack."""
@@ -128,7 +132,22 @@ class ProgPack(Policy):
             old_used=used if roomy else None,
         )
 
-    def _places(self, requests: Requests, host: Host, singles: SinglePages, run: PackRun, spread: int) -> Int64:
+    def _single_pages(self, requests: Requests, host: Host, runs: list[PackRun]) -> SinglePages | NextPages | None:
+        """Pages that the recorded kernel handed out one by one: to anybody, where the trace tells, else to its requests."""
+        if host.next_pages is not None:
+            _, _, event_ns = requests.events(requests.in_jit)
+            made_ns = [event_ns[run.made_event[run.made_event >= 0]] for run in runs]
+            found = NextPages.of(host.next_pages, np.concatenate(made_ns), self._pages(host))
+            if found is not None:
+                return found
+        owner = requests.owner()
+        single = (requests.order == 0)[owner]
+        known = SinglePages.of(requests.begin_ns[owner[single]], requests.pfn[single], self._pages(host))
+        return known if len(known) else None
+
+    def _places(
+        self, requests: Requests, host: Host, singles: SinglePages | NextPages | None, run: PackRun, spread: int
+    ) -> Int64:
         """[packs made, pieces] place of each piece of each pack: of as many pages as fit a pack of so many pieces.
 
         `spread`: -1 as dense, 1 as scattered as single pages were around that moment; 0 those that came next.
@@ -137,11 +156,8 @@ class ProgPack(Policy):
         made_ns = event_ns[run.made_event[run.made_event >= 0]]
         n_packs, pages = len(made_ns), self._pages(host)
         pieces = max(host.n_nodes, min(pages, _MAX_ACTS // max(1, n_packs)))
-        if len(singles):
-            start = singles.at(made_ns)
-            places = _first_and_new(
-                singles.pages(singles.nearby(start, densest=spread < 0) if spread else start, pieces)
-            )
+        if singles is not None:
+            places = _first_and_new(singles.chosen(made_ns, spread, pieces))
         else:  # nothing is known: whole blocks, or every page in a frame of its own
             n_blocks = host.n_nodes if spread < 0 else pieces
             blocks = np.arange(n_packs)[:, None] * n_blocks + np.arange(n_blocks)
@@ -172,7 +188,7 @@ class ProgPack(Policy):
             state=np.where(in_pack, Served.SERVED, Served.AS_RECORDED).astype(np.uint8),
         )
 
-    def _caveats(self, host: Host, n_packs: list[int], singles: SinglePages) -> list[str]:
+    def _caveats(self, host: Host, n_packs: list[int], singles: SinglePages | NextPages | None) -> list[str]:
         """`n_packs`: new ones, with a pack from before that has room (if that may be), and without."""
         old = self.word("old-pack")
         used = self._old_used_kib(host)
@@ -184,21 +200,23 @@ class ProgPack(Policy):
             f"{n_packs[-1]} new packs.",
         }
         pages = self._pages(host)
-        where = (
-            f"The {pages} single pages of a new pack were never allocated by the recorded kernel. Expected: the frames of "
-            f"the {singles.window:,} special pages that it handed out next in single pages, which stand for {pages} taken "
-            "at once by anybody (calibrated on one recording of 6.1); the ends: the densest and the most scattered ones of "
-            "about that time."
-            if len(singles)
-            else f"Where the {pages} single pages of a new pack would lie nobody knows: together, or each in a frame of its own."
-        )
+        never = f"The {pages} single pages of a new pack were never allocated by the recorded kernel. Expected: "
+        if isinstance(singles, NextPages):
+            where = f"{never}those that lay free then and that anybody got next; the ends: the densest and the most scattered of "
+            where += f"the {pages * 4:,} that followed."
+        elif singles is not None:
+            where = (
+                f"{never}the frames of the {singles.window:,} special pages that it handed out next in single pages, which "
+                f"stand for {pages} taken at once by anybody (calibrated on one recording of 6.1); the ends: the densest and "
+                "the most scattered ones of about that time."
+            )
+        else:
+            where = f"Where the {pages} single pages of a new pack would lie nobody knows: together, or each in a frame of its own."
         return [texts[old], where]
 
 
-_NARROW = [
-    "The same load recorded with --pages all tells which single pages the kernel handed out next; recorded on a kernel "
-    "with packs, how full they are and where their pages lie."
-]
+_ALL_PAGES = "The same load recorded with --pages all tells which single pages the kernel handed out next."
+_WITH_PACKS = "The same load recorded on a kernel with packs tells how full they are and where their pages lie."
 
 
 def _first_and_new(pfn: Int64) -> Int64:
