@@ -32,10 +32,10 @@ def outcome(measured: int, *, recorded: int = 60, run: Run = RUN) -> table.Outco
 
 
 def test_an_interval_for_another_run_holds_the_likeliest_and_adds_both_doubts_by_their_squares() -> None:
-    assert APART == 0.09
-    assert another_run(Interval(100, 100)) == Interval(91, 109)
-    assert another_run(Interval(88, 112, 100)) == Interval(85, 115)  # hypot(9, 12) is 15
-    assert another_run(Interval(100, 140, 100)) == Interval(91, 141)
+    assert APART == 0.2
+    assert another_run(Interval(100, 100)) == Interval(80, 120)
+    assert another_run(Interval(85, 115, 100)) == Interval(75, 125)  # hypot(20, 15) is 25
+    assert another_run(Interval(100, 115, 100)) == Interval(80, 125)
     assert another_run(Interval(0, 0)) == Interval(0, 0)
 
 
