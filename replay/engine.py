@@ -176,7 +176,8 @@ def _books(stream: Stream, m: DirectMap, placement: Placement, merge_ignoring: i
     """The books at the start."""
     n_frames = len(m.entries.frame_level)
     books = new_books(n_frames, len(m.entries.giga_level), special_pages(m, n_frames), ignored_bits=merge_ignoring)
-    books.hostable[: len(stream.whole_ram)] = stream.whole_ram
+    if placement.n_blocks and not placement.apart:
+        books.hostable[: len(stream.whole_ram)] = stream.may_host
     first_symbolic = m.first_symbolic // FRAME
     books.hostable[first_symbolic : first_symbolic + placement.n_blocks] = placement.in_pieces
     books.split_now[m.split_frames()] = True

@@ -47,6 +47,9 @@ _NO_RIVALS = (BOUND, SUBJECT, "ungrouped", "migrate-unmapped")
 """The bound; the cache itself, whatever is set; the recording without its own caches; the cache's predecessor of 2022."""
 
 
+IN_LINUX = {"prog-pack": "5.18", "rox-cache": "6.15"}
+"""Rivals that Linux has, and since when (their docstrings name the commits): what a host can get by a newer kernel."""
+
 _KERNEL_CACHES = {"has_packs": "bpf_prog_pack", "has_rox": "ROX cache"}
 """By key of a result's provenance."""
 
@@ -131,6 +134,7 @@ class Judgement:
         bound: frames that no policy can save, for sure, and that one that knows the future does with; None without `clairvoyant`.
         most: frames that could be saved at most.
         rival: None where none was replayed.
+        in_linux: the best of those rivals that Linux has (`IN_LINUX`), where that is another and would have changed anything.
         emulated: its CPUs were, so that times say nothing.
         kernel_caches: what the recorded kernel has of the kind already.
         firm, doubts: what makes it sure, and what does not, a clause each.
@@ -151,6 +155,7 @@ class Judgement:
     bound: Interval | None
     most: float
     rival: Rival | None
+    in_linux: Rival | None
     emulated: bool
     kernel_caches: Sequence[str]
     firm: Sequence[str]
@@ -178,9 +183,10 @@ class Judgement:
         found["sure"] = self.sure
         for name in ("firm", "doubts", "narrow"):
             found[name] = list(found[name])
-        if self.rival is not None:
-            rival = self.rival
-            found["rival"] = {
+        for name, rival in (("rival", self.rival), ("in_linux", self.in_linux)):
+            if rival is None:
+                continue
+            found[name] = {
                 "policy": rival.policy,
                 "frames": rival.frames.to_json(),
                 "idle": rival.idle.to_json(),
@@ -207,7 +213,12 @@ def judge(results: Sequence[PolicyResult], limits: Thresholds | None = None) -> 
     most = base.split_2m.hi - (bound.split_2m.lo if bound is not None else 0.0)
     frames = frames_apart(subject) if subject is not None else None
     saved = Interval(base.split_2m.lo - frames.hi, base.split_2m.hi - frames.lo) if frames is not None else None
-    rival = _best_rival(results, subject) if subject is not None else None
+    rival = in_linux = None
+    if subject is not None:
+        rival = _best_rival([r for r in results if _bare(r) not in _NO_RIVALS and r.policy != BASELINE], subject)
+        in_linux = _best_rival([r for r in results if r.policy in IN_LINUX and not r.identity], subject)
+        if rival is not None and in_linux is not None and in_linux.policy == rival.policy:
+            in_linux = None
     firm, doubts = _sureness(base, limits)
     verdict = _verdict(base, subject, saved, most, memory, rival, limits)
     return Judgement(
@@ -225,6 +236,7 @@ def judge(results: Sequence[PolicyResult], limits: Thresholds | None = None) -> 
         bound=bound.split_2m if bound is not None else None,
         most=most,
         rival=rival,
+        in_linux=in_linux,
         emulated=base.emulated,
         kernel_caches=[name for key, name in _KERNEL_CACHES.items() if base.provenance.get(key)],
         firm=firm,
@@ -267,8 +279,7 @@ def _verdict(
     return Verdict.AT_A_PRICE if memory and subject.idle_pages_peak.hi > limits.idle_share * memory else Verdict.YES
 
 
-def _best_rival(results: Sequence[PolicyResult], subject: PolicyResult) -> Rival | None:
-    rivals = [r for r in results if _bare(r) not in _NO_RIVALS and r.policy != BASELINE]
+def _best_rival(rivals: Sequence[PolicyResult], subject: PolicyResult) -> Rival | None:
     if not rivals:
         return None
     best = min(rivals, key=lambda r: (frames_apart(r).hi, r.idle_pages_peak.hi, r.policy))

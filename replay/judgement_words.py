@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from analyze.page import State
+from typing import TYPE_CHECKING
+
 from analyze.report_words import count, duration, enumeration, memory, number
 from analyze.users import USER_LABELS
 from collect.schema import HUGE_FRAME_PAGES
-from replay.judgement import Judgement, Verdict
+from replay.judgement import IN_LINUX, Judgement, Verdict
 from replay.results import Interval
+
+if TYPE_CHECKING:
+    from analyze.page import State
 
 __all__ = ["CACHE", "between", "happened", "headline", "idle_text", "judged", "percent", "sureness", "sureness_clauses"]
 
@@ -96,7 +100,11 @@ def _floor(found: Judgement) -> str:
 def _rival(found: Judgement) -> str:
     if found.rival is None:
         return ""
-    return f"; its best rival, {found.rival.policy}, leaves {between(found.rival.frames)}"
+    linux = ""
+    if found.in_linux is not None:
+        name, since = found.in_linux.policy, IN_LINUX[found.in_linux.policy]
+        linux = f", and {name}, which Linux has since {since}, {between(found.in_linux.frames)}"
+    return f"; its best rival, {found.rival.policy}, leaves {between(found.rival.frames)}{linux}"
 
 
 def idle_text(found: Judgement) -> str:

@@ -17,6 +17,7 @@ from collect.schema import Level, Pte
 from collect.trace import Trace
 from replay.calls import Calls, read_calls, text_pages
 from replay.host import read_host, whole_ram
+from replay.occupied import never_free
 from replay.placement import Host
 from replay.pressure import Pressure
 from replay.requests import NEVER, Requests, read_requests
@@ -56,6 +57,12 @@ class Stream:
     whole_ram: npt.NDArray[np.bool_]
     grid_ns: Int64
     rebuilt: Rebuild
+
+    @cached_property
+    def may_host(self) -> npt.NDArray[np.bool_]:
+        """Per real 2M frame, whether a free block of 2 MiB may have lain there at some moment: all of it is RAM, and page
+        events do not prove that something else was there all the time. Raises TraceError."""
+        return self.whole_ram & ~never_free(self.trace)[: len(self.whole_ram)]
 
     @property
     def n_put_back(self) -> int:

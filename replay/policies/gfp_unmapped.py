@@ -77,16 +77,17 @@ class GfpUnmapped(Policy):
     }
 
     def place(self, requests: Requests, host: Host) -> Outcome:
-        hopeful = self._run(requests, host, hopeful=True)
+        plenty, scarce = host.between_readings()
+        hopeful = self._run(requests, plenty, hopeful=True)
         runs = [hopeful]
         open_questions = bool(len(hopeful.release_event)) or bool(hopeful.in_pieces.any())
-        if open_questions:
-            runs.append(self._run(requests, host, hopeful=False))
+        if open_questions or host.readings_leave_open(hopeful.refill_order):
+            runs.append(self._run(requests, scarce, hopeful=False))
         return Outcome(
             [self._placed(requests, run) for run in runs],
             identity=len(requests) == 0,
             caveats=self._caveats(runs, host),
-            narrow=_narrow(runs),
+            narrow=_narrow(runs, host),
         )
 
     def _run(self, requests: Requests, host: Host, *, hopeful: bool) -> CacheRun:
@@ -187,12 +188,11 @@ class GfpUnmapped(Policy):
         return caveats
 
 
-def _narrow(runs: list[CacheRun]) -> list[str]:
+def _narrow(runs: list[CacheRun], host: Host) -> list[str]:
     narrow = []
     if any(len(run.refill_order) for run in runs):
         narrow.append(
-            "Where a refill would have landed is not in the trace: an intact 2M frame counts as one more split, one that "
-            "was split before as none. A recording with --pages all would tell which frames were free."
+            f"{host.not_told('a refill')} An intact 2M frame counts as one more split, one that was split before as none."
         )
     if any(len(run.release_event) for run in runs):
         narrow.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -44,18 +45,14 @@ class Grouped(Policy):
                 caveats=["The trace holds no small vmalloc area: nothing to group."],
             )
         events = requests.events(users)
-        runs = [
-            run_cache(
-                *events, requests.first, requests.order, host, CacheRules((BLOCK_ORDER, 0), False, hopeful=hopeful)
-            )
-            for hopeful in ((True, False) if len(host.pressure_ns) else (True,))
-        ]
-        narrow = [
-            "Where a block would have lain is not in the trace. A recording with --pages all would tell which frames were free."
-        ]
+        plenty, scarce = host.between_readings()
+        rules = CacheRules((BLOCK_ORDER, 0), False, hopeful=True)
+        runs = [run_cache(*events, requests.first, requests.order, plenty, rules)]
+        if len(host.pressure_ns) or host.readings_leave_open(runs[0].refill_order):
+            runs.append(run_cache(*events, requests.first, requests.order, scarce, replace(rules, hopeful=False)))
         return Outcome(
             [_placed(requests, run, users) for run in runs],
-            narrow=narrow,
+            narrow=[host.not_told("a block")],
             caveats=["One list for the whole machine here; the RFC has one a node."] if host.n_nodes > 1 else [],
         )
 

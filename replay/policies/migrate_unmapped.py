@@ -40,21 +40,17 @@ class MigrateUnmapped(Policy):
 
     def place(self, requests: Requests, host: Host) -> Outcome:
         events = requests.events(np.ones(len(requests), np.bool_))
-        host = host.without_pressure()
-        runs = [run_cache(*events, requests.first, requests.order, host, CacheRules(hopeful=True))]
-        if runs[0].in_pieces.any():
-            runs.append(run_cache(*events, requests.first, requests.order, host, CacheRules()))
-        narrow = [
-            "Where a pageblock that changes its type would have lain is not in the trace. A recording with --pages all would "
-            "tell which frames were free."
-        ]
+        plenty, scarce = host.without_pressure().between_readings()
+        runs = [run_cache(*events, requests.first, requests.order, plenty, CacheRules(hopeful=True))]
+        if runs[0].in_pieces.any() or host.readings_leave_open(runs[0].refill_order):
+            runs.append(run_cache(*events, requests.first, requests.order, scarce, CacheRules()))
         return Outcome(
             [self._placed(requests, run) for run in runs],
             identity=len(requests) == 0,
             caveats=[
                 "Other types never fall back into this one here; where memory is short they would, and take its pages."
             ],
-            narrow=narrow if len(runs[0].refill_order) else [],
+            narrow=[host.not_told("a pageblock that changes its type")] if len(runs[0].refill_order) else [],
         )
 
     def _placed(self, requests: Requests, run: CacheRun) -> Placement:

@@ -48,10 +48,12 @@ class PageblockFlip(Policy):
             )
         ways = {"always": (True,), "never": (False,), "maybe": (True, False)}[self.word("compaction")]
         placements = []
+        plenty, scarce = host.between_readings()
         for compacts in ways:
-            for hopeful in (True, False) if len(host.pressure_ns) else (True,):
+            lacks = not compacts and host.readings_leave_open(np.full(1 + int(np.count_nonzero(users)) // 512, 9))
+            for hopeful in (True, False) if len(host.pressure_ns) or lacks else (True,):
                 run = run_pools(
-                    *requests.events(users), requests.first, np.zeros(len(requests), np.int64), host,
+                    *requests.events(users), requests.first, np.zeros(len(requests), np.int64), plenty if hopeful else scarce,
                     release_unused=False, compacts=compacts, hopeful=hopeful,
                 )  # fmt: skip
                 placements.append(placed(requests, run, users))

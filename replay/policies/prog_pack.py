@@ -27,8 +27,8 @@ RECORDER_PROGRAM_BYTES = 1200
 """What a program of the recorder takes in a pack on average. From when the first new pack was made in the samples 6.1-churn and
 7.2-churn: their 28 and 32 programs, and whatever else was in the pack from before, took 4 to 45 and 27 to 50 KiB."""
 
-_MAX_ACTS = 1 << 20
-"""A pack is changed page by page, unless all packs together have more pages than this (70 MB): then in fewer pieces."""
+_MAX_ACTS = 1 << 17
+"""A pack is changed page by page, unless all packs together have more pages than this (30 MB): then in fewer pieces."""
 
 
 class ProgPack(Policy):
@@ -94,7 +94,12 @@ class ProgPack(Policy):
         ]
         runs = {roomy: self._run(requests, host, roomy=roomy) for roomy in set(ways)}
         singles = self._single_pages(requests, host, list(runs.values()))
-        outcome = [
+        keys = [  # where no pack is made, there is nothing to spread
+            (roomy, spread if (runs[roomy].made_event >= 0).any() else 0)
+            for roomy, spread in zip(ways, (-1, 0, 1), strict=True)
+        ]
+        different = list(dict.fromkeys(keys))
+        placements = [
             self._placed(
                 requests,
                 host,
@@ -102,12 +107,12 @@ class ProgPack(Policy):
                 self._places(requests, host, singles, runs[roomy], spread),
                 apart=singles is not None,
             )
-            for roomy, spread in zip(ways, (-1, 0, 1), strict=True)
+            for roomy, spread in different
         ]
         n_packs = [int(np.count_nonzero(run.made_event >= 0)) for _, run in sorted(runs.items(), reverse=True)]
         return Outcome(
-            outcome,
-            expected=1,
+            placements,
+            expected=different.index(keys[1]),
             caveats=self._caveats(host, n_packs, singles),
             narrow=[_WITH_PACKS] if isinstance(singles, NextPages) else [_ALL_PAGES, _WITH_PACKS],
         )

@@ -40,12 +40,13 @@ class SecretmemPool(Policy):
                 [as_recorded(requests)], identity=True, caveats=["The trace holds no secret page: nothing to pool."]
             )
         _, thread = np.unique(requests.alloc_pid, return_inverse=True)
+        plenty, scarce = host.without_pressure().between_readings()
         runs = [
             run_pools(
-                *requests.events(users), requests.first, pool.astype(np.int64), host.without_pressure(),
+                *requests.events(users), requests.first, pool.astype(np.int64), there,
                 release_unused=True, compacts=False, hopeful=hopeful,
             )
-            for pool, hopeful in ((np.zeros(len(requests)), True), (thread.reshape(-1), False))
+            for pool, there, hopeful in ((np.zeros(len(requests)), plenty, True), (thread.reshape(-1), scarce, False))
         ]  # fmt: skip
         return Outcome(
             [placed(requests, run, users) for run in runs],

@@ -134,6 +134,19 @@ def test_the_best_rival_is_the_one_that_is_best_at_its_worst() -> None:
     assert found.rival is not None and found.rival.policy == "grouped"
 
 
+def test_the_best_that_linux_has_is_named_beside_a_better_proposal() -> None:
+    cache, pack = result("gfp-unmapped", 10), result("prog-pack", 15, 24)
+    found = answer(result("none", 500), cache, pack, result("grouped", 12))
+    assert found.rival is not None and found.rival.policy == "grouped"
+    assert found.in_linux is not None and found.in_linux.frames == Interval(15, 24)
+    assert "prog-pack, which Linux has since 5.18, 15–24" in judged(found)
+    assert answer(result("none", 500), cache, pack).in_linux is None, "it is the best rival, and named as that"
+    idle = result("rox-cache", 500, identity=True)
+    assert answer(result("none", 500), cache, idle, result("grouped", 12)).in_linux is None, (
+        "it would have changed nothing"
+    )
+
+
 @pytest.mark.parametrize(
     "policy", ["clairvoyant:old-frames=left", "gfp-unmapped+merge", "gfp-unmapped:variant=ideal", "ungrouped"]
 )

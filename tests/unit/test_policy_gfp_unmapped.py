@@ -186,3 +186,30 @@ def test_small_chunks_first_or_large_ones() -> None:
     assert up.pages_released == 127
     assert down.pages_released == 256
     assert off.pages_released == 0
+
+
+def test_between_two_counts_of_free_blocks_a_refill_may_get_what_either_says() -> None:
+    """A block of 2 MiB at the first count, none at the second, a request between: a whole block, or one of 8 pages."""
+    counts = np.zeros((2, 11), np.int64)
+    counts[0, 9], counts[1, 3] = 1, 1
+    host = Host(1, np.array([0, 100]), counts)
+    requests = requests_of([(SECRET, 1, 50, None)])
+    whole, piece = GfpUnmapped().place(requests, host).placements
+    assert (whole.refill_orders.tolist(), piece.refill_orders.tolist()) == ([9], [3])
+    counts[1, 3] = 0
+    assert [p.refill_failures for p in GfpUnmapped().place(requests, host).placements] == [0, 1]
+    counts[:, 9] = 5  # enough at both
+    assert len(GfpUnmapped().place(requests, host).placements) == 1
+
+
+def test_the_lower_count_is_lower_in_blocks_of_every_order_and_above() -> None:
+    rng = np.random.default_rng(1)
+    host = Host(1, np.arange(20), rng.integers(0, 5, (20, 11)))
+    plenty, scarce = host.between_readings()
+    for k in range(11):
+        pages = [(h.free_blocks[:, k:] << np.arange(k, 11)).sum(axis=1) for h in (scarce, host, plenty)]
+        after = np.append(pages[1][1:], pages[1][-1])
+        assert pages[0].tolist() == np.minimum(pages[1], after).tolist()
+        assert pages[2].tolist() == np.maximum(pages[1], after).tolist()
+    assert (scarce.free_blocks >= 0).all()
+    assert (plenty.free_blocks >= 0).all()

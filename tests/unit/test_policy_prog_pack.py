@@ -136,7 +136,8 @@ def test_an_old_pack_has_what_the_recorders_programs_leave() -> None:
     rows: Rows = [(BPF, 1, 0, None), (BPF, 1, 1, None)]
     for size, n_made in ((room - 64, 0), (room - 63, 1)):  # with an image of one chunk behind it
         outcome = place(rows, [size - HEADER_BYTES, 64 - HEADER_BYTES], host=host)
-        assert [len(made_ns(p)) for p in outcome.placements] == [n_made, n_made, 1]
+        assert len(made_ns(likeliest(outcome))) == n_made
+        assert sorted({len(made_ns(p)) for p in outcome.placements}) == sorted({n_made, 1})
     known = ProgPack({"old-pack": "yes", "old-pack-used": "2048"}).place(requests_of(rows, n_bytes=[64, 64]), host)
     assert [made_ns(p) for p in known.placements] == [[0]] * 3
 

@@ -22,7 +22,7 @@ COSTS = ["--costs", str(ROOT / "docs" / "costs-example.toml")]
 POLICIES = ["--policy", "none", "gfp-unmapped", "pageblock-flip:compaction=never", "rox-cache+merge"]
 
 RUNS: dict[str, list[list[str]]] = {
-    "run": [[CHURN, *POLICIES, "clairvoyant"], [CHURN, *POLICIES, *COSTS]],
+    "run": [[CHURN, *POLICIES, "clairvoyant", "rox-cache"], [CHURN, *POLICIES, *COSTS]],
     "compare": [[CHURN, BPF, *POLICIES, *COSTS]],
     "sweep": [[CHURN, "--policy", "gfp-unmapped", "--over", "gfp-unmapped.refill-order=8,9", *COSTS]],
     "policies": [[]],
