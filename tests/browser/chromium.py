@@ -119,6 +119,7 @@ class Page:
             deviceScaleFactor=scale,
             mobile=width < 600,
         )
+        media = {"prefers-reduced-motion": "reduce", **media}  # else a place moves on while it is pointed at
         self.call("Emulation.setEmulatedMedia", features=[{"name": k, "value": v} for k, v in media.items()])
         self.url = url
         browser.events.clear()
