@@ -94,7 +94,7 @@ def _keep_log(work: Path) -> None:
     last = max((line["ended"] for line in ledger.lines), default="")
     lines = {(line["target"], line["commit"]): line for line in ledger.lines}
     for line in log.lines:
-        if line["ended"] <= last:
+        if line["ended"] <= last or not line["inputs"]:  # a worker that a busy machine did not let begin found nothing
             continue
         known = lines.setdefault(
             (line["target"], line["commit"]), line | {"cpu_s": 0.0, "inputs": 0, "findings": [], "ended": ""}
