@@ -6,9 +6,10 @@ from typing import Any
 
 from analyze.losses import Doubt, lost_for
 from collect import __version__
+from replay.another_run import APART
 from replay.stream import Stream
 
-__all__ = ["PUBLISHED", "caveats_of", "provenance_of"]
+__all__ = ["ANOTHER_RUN", "PUBLISHED", "caveats_of", "provenance_of"]
 
 PUBLISHED = (
     "This says nothing about performance, and published results disagree. Against a benefit: Xing Zhengjun (Intel, "
@@ -16,6 +17,11 @@ PUBLISHED = (
     "for a kernel build with the whole map at 4K, and no longer argued for the cache at LSF/MM 2023 (LWN 931406); "
     "Aaron Lu (2022) posted a merge of split entries without a measurement of speed. For one: Song Liu (Meta, 2022) measured "
     "0.5 to 0.9 % on web servers with bpf_prog_pack, most of it by his account from less fragmentation."
+)
+
+ANOTHER_RUN = (
+    f"The intervals are for the run that was recorded. Where the load runs again, or on another kernel, pages lie elsewhere: "
+    f"frames split may then be up to {APART:.0%} more or fewer, and were in all but a few runs of the validation (docs/validation.md)."
 )
 
 
@@ -49,6 +55,7 @@ def caveats_of(stream: Stream) -> tuple[list[str], list[str]]:
         caveats.append(
             "Recorded on an emulated machine: its times and rates say nothing of a real one and are not priced."
         )
+    caveats.append(ANOTHER_RUN)
     caveats.append(PUBLISHED)
     return caveats, narrow
 
