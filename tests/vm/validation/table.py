@@ -145,7 +145,8 @@ def reached(found: Sequence[Outcome]) -> str:
     now = [outcome for outcome in counted if outcome.apart == APART]
     words += (
         f"Intervals reached {_FIRST_APART:.0%} to either side at first, which the first runs showed to be too narrow; of the {len(now)} runs "
-        f"predicted since with {APART:.0%}, the measured value lay inside in {sum(outcome.inside for outcome in now)}. "
+        f"predicted since with {APART:.0%}, the measured value lay inside in {sum(outcome.inside for outcome in now)}"
+        + (f", at a median width of {median(outcome.width for outcome in now):.0%}. " if now else ". ")
     )
     return (
         f"{words}In {blind} of the {len(counted)} runs the prediction was committed before the other side was recorded."
