@@ -205,6 +205,9 @@ def _summed_up(
     sym_merges = tally[MERGED_SYM] if not hosted else 0
     merged = tally[MERGED_REAL] + tally[MERGED_1G]
     splits_most = min(real + sym, most) + tally[SPLITS_REAL] - real + tally[SPLITS_SYM] - sym
+    splits_most += tally[SPLITS_1G] + split_1g[1] - giga
+    # there are no more frames than the machine has, however many blocks a forged trace asks for
+    end_most = min(sym_now, max(0, most - real))
     return Walk(
         map=m,
         log=log,
@@ -212,9 +215,9 @@ def _summed_up(
         split_1g=split_1g,
         live_end=(min(live_real + max(0, live_sym - hosted), most), min(live_real + live_sym, most)),
         live_peak=(min(tally[PEAK_LO], most), min(tally[PEAK_HI], most)),
-        splits=(surely + sym_splits, splits_most + tally[SPLITS_1G] + split_1g[1] - giga),
+        splits=(min(surely + sym_splits, splits_most), splits_most),
         merges=(merged + sym_merges, merged + tally[MERGED_SYM]),
-        split_end=(max(0, sym_now - hosted), min(sym_now, max(0, most - real))),
+        split_end=(min(max(0, sym_now - hosted), end_most), end_most),
         n_steps=tally[STEPS],
         by_user=books.by_user,
         curves=np.minimum(curves, most),
