@@ -10,6 +10,7 @@ import pytest
 from replay.another_run import APART, another_run
 from replay.results import Interval
 from tests.vm.errors import LabError
+from tests.vm.matrix_tables import with_table
 from tests.vm.validation import books, published, table
 from tests.vm.validation.cells import ROOT, RUNS, Recorded, Run
 
@@ -91,16 +92,16 @@ def test_a_book_grows_and_its_last_line_of_a_name_counts(tmp_path: Path) -> None
 
 def test_the_table_goes_between_its_marks_and_nowhere_else() -> None:
     text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter"
-    assert table.with_table(text, r"new \1") == f"before\n{table.BEGIN}\nnew \\1\n{table.END}\nafter"
+    assert with_table(text, r"new \1", table.BEGIN, table.END) == f"before\n{table.BEGIN}\nnew \\1\n{table.END}\nafter"
     with pytest.raises(LabError, match="lacks the marks"):
-        table.with_table("nothing", "new")
+        with_table("nothing", "new", table.BEGIN, table.END)
 
 
 def test_the_committed_tables_are_what_the_books_say() -> None:
     found = table.outcomes()
     assert (ROOT / "docs" / "validation.md").read_text() == table.page(found)
     readme = (ROOT / "README.md").read_text()
-    assert table.with_table(readme, f"{table.summary(found, by_memory=False)}\n\n{table.reached(found)}") == readme
+    assert with_table(readme, table.for_readme(found), table.BEGIN, table.END) == readme
 
 
 def test_every_prediction_that_is_counted_was_committed_before_the_other_side_was_recorded() -> None:

@@ -38,12 +38,12 @@ def write(root: Path, rows: Sequence[Row], current: Callable[[dict[str, Any]], b
     readme.write_text(text, encoding="utf-8")
 
 
-def with_table(text: str, table: str) -> str:
-    """A text with `table` between its two marks. Raises LabError where they are missing."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise LabError(f"README.md lacks the marks {BEGIN} and {END}, between which the table goes. Put them back.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+def with_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+    """A text with `table` between two marks. Raises LabError where they are missing."""
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise LabError(f"README.md lacks the marks {begin} and {end}, between which the table goes. Put them back.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def kernels_page(rows: Sequence[Row], current: Callable[[dict[str, Any]], bool]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -11,11 +10,11 @@ from typing import Any
 
 from replay.another_run import APART, another_run
 from replay.results import PolicyResult
-from tests.vm.errors import LabError
+from tests.vm.matrix_tables import with_table
 from tests.vm.validation import books, published
 from tests.vm.validation.cells import EARLIER, LOADS, RFC, RUNS, Run
 
-__all__ = ["BEGIN", "END", "Outcome", "foretold", "outcomes", "page", "summary", "write"]
+__all__ = ["BEGIN", "END", "Outcome", "for_readme", "foretold", "outcomes", "page", "summary", "write"]
 
 BEGIN, END = "<!-- validation:begin -->", "<!-- validation:end -->"
 
@@ -230,18 +229,16 @@ def page(found: Sequence[Outcome]) -> str:
     )
 
 
-def with_table(text: str, table: str) -> str:
-    """A text with `table` between its two marks. Raises LabError where they are missing."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise LabError(f"README.md lacks the marks {BEGIN} and {END}, between which the table goes. Put them back.")
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{table}\n{END}", text, flags=re.DOTALL)
+def for_readme(found: Sequence[Outcome]) -> str:
+    """What stands in README.md between the marks."""
+    return f"{summary(found, by_memory=False)}\n\n{reached(found)}"
 
 
 def write(root: Path) -> None:
     """Write both."""
     found = outcomes()
     readme = root / "README.md"
-    text = with_table(readme.read_text(encoding="utf-8"), f"{summary(found, by_memory=False)}\n\n{reached(found)}")
+    text = with_table(readme.read_text(encoding="utf-8"), for_readme(found), BEGIN, END)
     (root / "docs" / "validation.md").write_text(page(found), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
 
