@@ -84,7 +84,8 @@ class Walk:
         merges: large entries put back by merging.
         split_end: how many more frames 4K entries map at the end than the real part of `map` says, for blocks.
         n_steps: steps that reached the page tables, the policy's own included.
-        by_user: [2, users and nobody] distinct 2M frames split, real ones and symbolic, by whose change did it first.
+        by_user: [2, users and nobody] distinct 2M frames split, by whose change did it first: those that surely were, and blocks
+            that may have lain where all was split already (none where a placement's blocks lie apart).
         curves: [4, moments] as `CURVES` names them, at `Stream.grid_ns`.
         by_user_curves: [2, users and nobody, moments] what `by_user` was then.
     """
@@ -168,8 +169,13 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
         books.ignored_bits[0] = _MERGED_ANYWAY
         for frame in m.split_frames().tolist():
             settle(entries, books, frame, m.first_symbolic // FRAME)
+    by_user_curves = curves[len(CURVES) :].reshape(2, NOBODY + 1, -1)
+    if placement.apart:  # every block is a frame of its own, and surely split
+        for surely, perhaps in (books.by_user, by_user_curves):
+            surely += perhaps
+            perhaps[:] = 0
     done = _summed_up(m, log, books, placement, curves[: len(CURVES)], most, n_1g)
-    return replace(done, by_user_curves=curves[len(CURVES) :].reshape(2, NOBODY + 1, -1))
+    return replace(done, by_user_curves=by_user_curves)
 
 
 def _books(stream: Stream, m: DirectMap, placement: Placement, merge_ignoring: int | None) -> Books:

@@ -111,7 +111,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         split_2m_by_user={
             name: both
             for code, name in enumerate(_SPLITTERS)
-            if (both := span(lambda p, w, code=code: _by_user(p, w, code))).hi  # type: ignore[misc]
+            if (both := span(lambda _, w, code=code: _by_user(w, code))).hi  # type: ignore[misc]
         },
         split_frame_seconds=_spanned_over(
             [_frame_seconds(w.curves, stream.grid_ns) for _, w in runs],
@@ -148,7 +148,7 @@ def replay(stream: Stream, policy: Policy, users: frozenset[User] | None = None)
         requests_by_user=stream.requests.by_user(),
         served_by_user=stream.requests.by_user(first.state == Served.SERVED),
         not_served_by_user=stream.requests.by_user(first.state == Served.NOT_SERVED),
-        series=_series(stream.grid_ns, runs, idle),
+        series=_series(stream.grid_ns, [done for _, done in runs], idle),
         caveats=outcome.caveats + caveats,
         narrow=outcome.narrow + narrow,
         emulated=bool(stream.trace.manifest["cpu"].get("emulated")),
@@ -190,10 +190,10 @@ def _leaf_entries(done: Walk) -> tuple[int, int]:
     return base + more * lo, base + more * (hi + done.split_1g[1] - done.split_1g[0])
 
 
-def _by_user(placement: Placement, done: Walk, code: int) -> tuple[int, int]:
-    """Distinct 2M frames that a user's changes split first; a block may have lain where all was split already."""
-    real, symbolic = (int(n) for n in done.by_user[:, code])
-    return real + symbolic if placement.apart else real, real + symbolic
+def _by_user(done: Walk, code: int) -> tuple[int, int]:
+    """Distinct 2M frames that a user's changes split first."""
+    surely, perhaps = (int(n) for n in done.by_user[:, code])
+    return surely, surely + perhaps
 
 
 def _tables(m: DirectMap) -> int:
@@ -240,13 +240,10 @@ def _mean(placement: Placement, grid_ns: Int64) -> float:
     return float((np.concatenate(([0], placement.idle_pages)) * np.diff(edges)).sum() / (end - start))
 
 
-def _series(grid_ns: Int64, runs: Sequence[tuple[Placement, Walk]], idle: Sequence[Int64]) -> Series:
-    curves = [done.curves for _, done in runs]
-    by_user = [done.by_user_curves for _, done in runs]
-    apart = [placement.apart for placement, _ in runs]
-    least = np.min(
-        [both.sum(axis=0) if alone else both[0] for both, alone in zip(by_user, apart, strict=True)], axis=0
-    ).astype(np.float64)
+def _series(grid_ns: Int64, runs: Sequence[Walk], idle: Sequence[Int64]) -> Series:
+    curves = [done.curves for done in runs]
+    by_user = [done.by_user_curves for done in runs]
+    least = np.min([surely for surely, _ in by_user], axis=0).astype(np.float64)
     most = np.max([both.sum(axis=0) for both in by_user], axis=0).astype(np.float64)
     split_lo, _, live_lo, _ = np.min(curves, axis=0).astype(np.float64)
     _, split_hi, _, live_hi = np.max(curves, axis=0).astype(np.float64)
