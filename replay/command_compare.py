@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +43,7 @@ def add_to(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from replay.costs import read_costs
-    from replay.output_files import check_outputs, write_outputs
+    from replay.output_files import check_outputs, tell
     from replay.rows_csv import comparison_csv
     from replay.side_by_side import compare
 
@@ -66,12 +64,13 @@ def _run(options: argparse.Namespace) -> int:
 
         return compare_figure(found)
 
-    write_outputs(options.output, figure=figure, table=lambda: comparison_csv(found), json_value=found.to_json)
-    if options.json:
-        print(json.dumps(found.to_json(), allow_nan=False, indent=1))
-    else:
-        sys.stdout.write("\n".join(_lines(found)) + "\n")
-    return 0
+    return tell(
+        options,
+        figure=figure,
+        table=lambda: comparison_csv(found),
+        json_value=found.to_json,
+        lines=lambda: _lines(found),
+    )
 
 
 def _lines(found: SideBySide) -> list[str]:

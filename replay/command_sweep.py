@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +60,7 @@ def add_to(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from replay.costs import read_costs
-    from replay.output_files import check_outputs, write_outputs
+    from replay.output_files import check_outputs, tell
     from replay.rows_csv import sweep_csv
     from replay.sweep import sweep
 
@@ -84,12 +82,9 @@ def _run(options: argparse.Namespace) -> int:
 
         return sweep_figure(found)
 
-    write_outputs(options.output, figure=figure, table=lambda: sweep_csv(found), json_value=found.to_json)
-    if options.json:
-        print(json.dumps(found.to_json(), allow_nan=False, indent=1))
-    else:
-        sys.stdout.write("\n".join(_lines(found)) + "\n")
-    return 0
+    return tell(
+        options, figure=figure, table=lambda: sweep_csv(found), json_value=found.to_json, lines=lambda: _lines(found)
+    )
 
 
 def _lines(found: Sweep) -> list[str]:

@@ -1,10 +1,12 @@
-"""Files that `-o` of `compare` and `sweep` names: a table or a picture, as the suffix says."""
+"""What `compare` and `sweep` found, on stdout and in the files that `-o` names: a table or a picture, as the suffix says."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from collect.errors import HostError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PICTURES", "SUFFIXES", "check_outputs", "write_outputs"]
+__all__ = ["PICTURES", "SUFFIXES", "check_outputs", "tell", "write_outputs"]
 
 PICTURES = (".svg", ".png", ".pdf")
 SUFFIXES = (*PICTURES, ".csv", ".json")
@@ -54,6 +56,23 @@ def write_outputs(
                 save(drawn, path)
         except OSError as error:
             raise HostError(f"{path}: cannot be written ({error.strerror}); give another file with -o") from None
+
+
+def tell(
+    options: argparse.Namespace,
+    *,
+    figure: Callable[[], Figure],
+    table: Callable[[], Sequence[Mapping[str, object]]],
+    json_value: Callable[[], Any],
+    lines: Callable[[], Sequence[str]],
+) -> int:
+    """Write what `options.output` names, print the lines (or JSON, for `options.json`); the exit status. Raises HostError."""
+    write_outputs(options.output, figure=figure, table=table, json_value=json_value)
+    if options.json:
+        print(json.dumps(json_value(), allow_nan=False, indent=1))
+    else:
+        sys.stdout.write("\n".join(lines()) + "\n")
+    return 0
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> str:
