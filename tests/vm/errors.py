@@ -1,6 +1,10 @@
-"""The lab's one exception: something a person can read and act upon."""
+"""The lab's one exception: something a person can read and act upon; and how a program of the lab ends."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 
 class LabError(Exception):
@@ -9,3 +13,14 @@ class LabError(Exception):
 
 class GuestLost(LabError):
     """The guest did not come up, died, or ran out of time. The command exits with status 125."""
+
+
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Run a program and exit: with its status, with 2 and one message for a LabError, with 130 for Ctrl-C."""
+    try:
+        sys.exit(main())
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

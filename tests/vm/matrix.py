@@ -24,7 +24,7 @@ from collect.schema import LEAF_PAGES, Level, Moment, Space
 from collect.trace import open_trace
 from tests.vm import cache, kernels, matrix_tables, shell
 from tests.vm.cover import cover
-from tests.vm.errors import LabError
+from tests.vm.errors import LabError, leave
 
 __all__ = ["FACTORS", "MachineCell", "main", "possible"]
 
@@ -261,10 +261,4 @@ def _known(told: dict[str, Any] | None, done: bool) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    leave(main)

@@ -6,16 +6,14 @@ import argparse
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from collect.trace import open_trace
 from replay.results import PolicyResult
 from replay.run import run_policies
 from tests.vm import cache
-from tests.vm.errors import LabError
+from tests.vm.errors import LabError, leave
 from tests.vm.record import LAB_JSON
 from tests.vm.validation import books, published, table
 from tests.vm.validation.cells import RFC, ROOT, RUNS, Recorded, Run
@@ -80,25 +78,20 @@ def measure(run: Run) -> None:
             f"{run.name}: not predicted yet, so there is nothing to measure against. Run --steps predict first."
         )
     record(run.target)
-    trace = open_trace(run.target.folder)
     none = run_policies(run.target.folder, ["none"])[0]
-    argv = [sys.executable, "-m", "analyze", "verify", str(run.target.folder), "--json"]
-    verified = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if verified.returncode not in (0, 1):
-        raise LabError(f"{run.target.name}: verify left with status {verified.returncode}: {verified.stderr.strip()}")
     lab = json.loads((run.target.folder / LAB_JSON).read_text(encoding="utf-8"))
     books.add(
         books.MEASURED,
         {
             "name": run.target.name,
-            "kernel": trace.manifest["kernel"]["release"],
-            "exact": bool(json.loads(verified.stdout)["exact"]),
+            "kernel": none.provenance["kernel"],
+            "exact": none.provenance["exact"],
             "split_2m": int(none.split_2m.lo),
             "counted_by_kernel": lab["load"]["statistics"]["direct_map_change"].get("direct_map_level2_splits"),
             "page_table_pages_end": int(none.page_table_pages_end.lo),
             "cpa_calls": int(none.cpa_calls.lo),
             "predicted_in": books.committed(books.PREDICTED, line),
-            "date": trace.manifest["created"],
+            "date": none.provenance["created"],
         },
     )
     cache.say(f"{run.name}: predicted {line['another_run']}, most likely {line['expected']}; measured {none.split_2m}")
@@ -164,10 +157,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    leave(main)
