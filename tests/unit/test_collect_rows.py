@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,27 +17,13 @@ from tests.machine.row_records import (
     MAX_PFN,
     MODULES,
     PAGE_OFFSET,
-    SYMBOLS,
     VMALLOC,
     VMEMMAP,
     change,
     ptes,
     region,
-    row_maker,
     tick,
 )
-
-
-@pytest.fixture
-def symbols(tmp_path: Path) -> Path:
-    path = tmp_path / "kallsyms"
-    path.write_text(SYMBOLS)
-    return path
-
-
-@pytest.fixture
-def maker(symbols: Path) -> RowMaker:
-    return row_maker(symbols)
 
 
 def test_nothing_makes_no_rows_but_the_empty_string(maker: RowMaker) -> None:

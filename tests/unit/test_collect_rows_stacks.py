@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from collect.interning import trim
 from collect.records import CHUNK
 from collect.rows import RowMaker
@@ -20,21 +18,8 @@ from tests.machine.row_records import (
     one_tick,
     ptes,
     region,
-    row_maker,
     tick,
 )
-
-
-@pytest.fixture
-def symbols(tmp_path: Path) -> Path:
-    path = tmp_path / "kallsyms"
-    path.write_text(SYMBOLS)
-    return path
-
-
-@pytest.fixture
-def maker(symbols: Path) -> RowMaker:
-    return row_maker(symbols)
 
 
 def stack(key: int, *ips: int, n_bytes: int | None = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,20 @@ def printed(value: Any, path: str = "") -> Iterator[tuple[str, bool]]:
         yield path, value is not None
 
 
+def met_in(paths: Iterable[tuple[str, bool]], patterns: Mapping[str, re.Pattern[str]], command: str) -> set[str]:
+    """The documented paths that a command printed something of; whatever is among `paths`, as `printed` gives them, must be documented."""
+    found: set[str] = set()
+    for path, is_whole in paths:
+        met = {name for name, form in patterns.items() if form.fullmatch(path)}
+        if not met and not is_whole:  # empty here: what would stand below is documented
+            met = {name for name in patterns if name.startswith((path.removesuffix("[]"), path))}
+            assert met, f"{command} prints {path}, which docs/json.md does not know"
+            continue
+        assert met, f"{command} prints {path}, which docs/json.md does not know"
+        found |= met
+    return found
+
+
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A real one, and one with something of everything that may be wrong with a trace."""
@@ -101,18 +115,10 @@ def run(capsys: pytest.CaptureFixture[str], command: str, trace: Path, other: Pa
 def test_the_documented_keys_are_those_printed(
     command: str, traces: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = documented(command)
-    patterns = {path: pattern(path) for path in paths}
-    missing = set(paths)
+    patterns = {path: pattern(path) for path in documented(command)}
+    missing = set(patterns)
     for trace, other in zip(traces, reversed(traces), strict=True):
-        for path, is_whole in printed(run(capsys, command, trace, other)):
-            met = {name for name, form in patterns.items() if form.fullmatch(path)}
-            if not met and not is_whole:  # empty here: what would stand below is documented
-                met = {name for name in paths if name.startswith((path.removesuffix("[]"), path))}
-                assert met, f"{command} prints {path}, which docs/json.md does not know"
-                continue
-            assert met, f"{command} prints {path}, which docs/json.md does not know"
-            missing -= met
+        missing -= met_in(printed(run(capsys, command, trace, other)), patterns, command)
     assert missing <= ONLY_SOMETIMES, f"docs/json.md promises of {command} what it does not print"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from replay import __main__ as commands
-from tests.unit.test_json_keys import expanded, pattern, printed
+from tests.unit.test_json_keys import expanded, met_in, pattern, printed
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "json.md").read_text()
@@ -48,16 +48,12 @@ def test_the_documented_keys_are_those_printed(command: str, capsys: pytest.Capt
     patterns = {path: pattern(path) for path in documented(command)}
     missing = set(patterns)
     for arguments in RUNS[command]:
-        for path, is_whole in printed(run(capsys, command, arguments)):
-            # a policy's or parameter's name may hold dots: gfp-unmapped.refill-order
-            path = re.sub(r"(?<=values\.)gfp-unmapped\.", "", path)
-            met = {name for name, form in patterns.items() if form.fullmatch(path)}
-            if not met and not is_whole:  # empty here: what would stand below is documented
-                met = {name for name in patterns if name.startswith((path.removesuffix("[]"), path))}
-                assert met, f"{command} prints {path}, which docs/json.md does not know"
-                continue
-            assert met, f"{command} prints {path}, which docs/json.md does not know"
-            missing -= met
+        # a policy's or parameter's name may hold dots: gfp-unmapped.refill-order
+        paths = (
+            (re.sub(r"(?<=values\.)gfp-unmapped\.", "", path), is_whole)
+            for path, is_whole in printed(run(capsys, command, arguments))
+        )
+        missing -= met_in(paths, patterns, command)
     assert missing <= ONLY_SOMETIMES, f"docs/json.md promises of {command} what it does not print"
 
 
