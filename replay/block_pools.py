@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.jit import kernel
+from replay.longer import longer
 from replay.placement import Host
 from replay.pressure import ALLOC, FREE, SHRINK, with_shrinker
 
@@ -24,7 +25,7 @@ UInt8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 BLOCK = 512
-_N_BLOCKS, _IDLE, _N_FAILED, _N_NOT_SERVED, _N_FLIPS, _OVERFLOW, _N_SPARE, _HELD = range(8)
+_N_BLOCKS, _IDLE, _N_FAILED, _N_NOT_SERVED, _N_FLIPS, _FULL, _N_SPARE, _HELD, _BEGUN = range(9)
 _POOL, _NEXT, _PREVIOUS, _N_FREE, _SPARE = range(5)
 
 
@@ -75,22 +76,40 @@ def run_pools(
         available = host.free_blocks[row, 9] + 2 * host.free_blocks[row, 10]
     n_pools = int(pool.max(initial=0)) + 1
     flags = np.array([release_unused, hopeful], np.int64)
+    dest = np.full(int(first[-1]), -1, np.int64)
+    idle = np.zeros(len(op), np.int64)
+    counters = np.zeros(9, np.int64)
+    heads = np.full(n_pools, -1, np.int64)
+    in_use = np.zeros(n_pools, np.int64)
     capacity = 16
+    flips = np.zeros((3, capacity), np.int64)
+    blocks = np.full((5, capacity), -1, np.int64)
+    stacks = np.zeros(capacity * BLOCK, np.int32)
+    event = 0
     while True:
-        dest = np.full(int(first[-1]), -1, np.int64)
-        idle = np.zeros(len(op), np.int64)
-        flips = np.zeros((3, capacity * 4), np.int64)
-        counters = np.zeros(8, np.int64)
-        blocks = np.full((5, capacity), -1, np.int64)
-        stacks = np.zeros((capacity, BLOCK), np.int32)
-        heads = np.full(n_pools, -1, np.int64)
-        in_use = np.zeros(n_pools, np.int64)
-        _serve(
-            subject, op, first, pool, available, flags, dest, idle, flips, counters, blocks, stacks, heads, in_use
-        )  # fmt: skip
-        if not counters[_OVERFLOW]:
+        event = _serve(
+            event,
+            subject,
+            op,
+            first,
+            pool,
+            available,
+            flags,
+            dest,
+            idle,
+            flips,
+            counters,
+            blocks,
+            stacks,
+            heads,
+            in_use,
+        )
+        if event == len(op):
             break
-        capacity *= 4
+        if counters[_N_BLOCKS] == capacity:
+            capacity *= 4
+            blocks, stacks = longer(blocks, capacity, -1), longer(stacks, capacity * BLOCK)
+        flips = longer(flips, max(flips.shape[1], 4 * int(counters[_N_FLIPS])))
     n = int(counters[_N_FLIPS])
     return PoolRun(
         ns=ns,
@@ -139,36 +158,29 @@ def _flip(event: int, block: int, into: int, flags: Int64, flips: Int64, counter
 
 
 @kernel
-def _page(
+def _new_block(
     event: int, pool: int, available: int, flags: Int64, flips: Int64, counters: Int64, blocks: Int64, stacks: Int32,
     heads: Int64,
 ) -> int:  # fmt: skip
-    """A page of the pool, of a new block if need be; -1 if there is none."""
-    block = heads[pool]
-    if block < 0:
-        if available - counters[_HELD] < 1:
-            counters[_N_FAILED] += 1
-            return -1
-        if counters[_N_BLOCKS] >= blocks.shape[1] or counters[_N_FLIPS] + 1 >= flips.shape[1]:
-            counters[_OVERFLOW] = 1
-            return -1
-        if counters[_N_SPARE] > 0:
-            counters[_N_SPARE] -= 1
-            block = blocks[_SPARE, counters[_N_SPARE]]
-        else:
-            block = counters[_N_BLOCKS]
-            counters[_N_BLOCKS] += 1
-        blocks[_POOL, block], blocks[_N_FREE, block] = pool, 512
-        for i in range(512):
-            stacks[block, i] = 511 - i
-        _link(block, pool, blocks, heads)
-        _flip(event, block, 1, flags, flips, counters, blocks)
-    blocks[_N_FREE, block] -= 1
-    page = block * 512 + stacks[block, blocks[_N_FREE, block]]
-    if blocks[_N_FREE, block] == 0:
-        _unlink(block, pool, blocks, heads)
-    counters[_IDLE] -= 1
-    return page  # type: ignore[no-any-return]
+    """Bring a block into the pool; -1: there is none, or no room to write down that it came, and that all go."""
+    if available - counters[_HELD] < 1:
+        counters[_N_FAILED] += 1
+        return -1
+    if counters[_N_BLOCKS] >= blocks.shape[1] or counters[_N_FLIPS] + counters[_HELD] + 2 > flips.shape[1]:
+        counters[_FULL] = 1
+        return -1
+    if counters[_N_SPARE] > 0:
+        counters[_N_SPARE] -= 1
+        block = blocks[_SPARE, counters[_N_SPARE]]
+    else:
+        block = counters[_N_BLOCKS]
+        counters[_N_BLOCKS] += 1
+    blocks[_POOL, block], blocks[_N_FREE, block] = pool, 512
+    for i in range(512):
+        stacks[block * 512 + i] = 511 - i
+    _link(block, pool, blocks, heads)
+    _flip(event, block, 1, flags, flips, counters, blocks)
+    return block  # type: ignore[no-any-return]
 
 
 @kernel
@@ -176,7 +188,7 @@ def _back(page: int, counters: Int64, blocks: Int64, stacks: Int32, heads: Int64
     block = page >> 9
     if blocks[_N_FREE, block] == 0:
         _link(block, blocks[_POOL, block], blocks, heads)
-    stacks[block, blocks[_N_FREE, block]] = page & 511
+    stacks[block * 512 + blocks[_N_FREE, block]] = page & 511
     blocks[_N_FREE, block] += 1
     counters[_IDLE] += 1
 
@@ -190,9 +202,6 @@ def _release(
     while block >= 0 and n_pages > 0:
         after = blocks[_NEXT, block]
         if blocks[_N_FREE, block] == 512:
-            if counters[_N_FLIPS] + 1 >= flips.shape[1]:
-                counters[_OVERFLOW] = 1
-                return
             _unlink(block, pool, blocks, heads)
             _flip(event, block, 0, flags, flips, counters, blocks)
             n_pages -= 512
@@ -201,39 +210,57 @@ def _release(
 
 @kernel
 def _serve(
-    subject: Int64, op: UInt8, first: Int64, pool: Int64, available: Int64, flags: Int64, dest: Int64, idle: Int64,
-    flips: Int64, counters: Int64, blocks: Int64, stacks: Int32, heads: Int64, in_use: Int64,
-) -> None:  # fmt: skip
-    for event in range(len(op)):
+    event: int, subject: Int64, op: UInt8, first: Int64, pool: Int64, available: Int64, flags: Int64, dest: Int64,
+    idle: Int64, flips: Int64, counters: Int64, blocks: Int64, stacks: Int32, heads: Int64, in_use: Int64,
+) -> int:  # fmt: skip
+    """Events from `event` on. Returns the one at which an array was too short: call again with longer ones, and it goes on there."""
+    while event < len(op):
         if op[event] == SHRINK:
             if flags[0] == 0:
                 for p in range(len(heads)):
                     _release(event, p, subject[event], flags, flips, counters, blocks, heads)
-        else:
-            request = subject[event]
-            p = pool[request]
-            start, end = first[request], first[request + 1]
-            failed_at = -1
-            if op[event] == ALLOC:
-                for i in range(start, end):
-                    dest[i] = _page(event, p, available[event], flags, flips, counters, blocks, stacks, heads)
-                    if dest[i] < 0:
-                        failed_at = i
+            idle[event] = counters[_IDLE]
+            event += 1
+            continue
+        request = subject[event]
+        p = pool[request]
+        start, end = first[request], first[request + 1]
+        stop = end
+        if op[event] == ALLOC:
+            i = start + counters[_BEGUN]
+            counters[_BEGUN] = 0
+            while i < end:
+                block = heads[p]
+                if block < 0:
+                    block = _new_block(event, p, available[event], flags, flips, counters, blocks, stacks, heads)
+                    if counters[_FULL] != 0:
+                        counters[_FULL], counters[_BEGUN] = 0, i - start
+                        return event
+                    if block < 0:
                         break
-                    in_use[p] += 1
-                if counters[_OVERFLOW]:
-                    return
-                if failed_at >= 0:
-                    counters[_N_NOT_SERVED] += 1
-            if op[event] == FREE or failed_at >= 0:
-                for i in range(start, end if failed_at < 0 else failed_at):
-                    if dest[i] >= 0:
-                        _back(dest[i], counters, blocks, stacks, heads)
-                        in_use[p] -= 1
-                        if failed_at >= 0:
-                            dest[i] = -1
-                if flags[0] != 0 and in_use[p] == 0:
-                    _release(event, p, 1 << 60, flags, flips, counters, blocks, heads)
-        if counters[_OVERFLOW]:
-            return
+                n = min(end - i, blocks[_N_FREE, block])
+                left = blocks[_N_FREE, block] - n
+                top = block * 512 + blocks[_N_FREE, block] - 1
+                for j in range(n):
+                    dest[i + j] = block * 512 + stacks[top - j]
+                blocks[_N_FREE, block] = left
+                if left == 0:
+                    _unlink(block, p, blocks, heads)
+                counters[_IDLE] -= n
+                in_use[p] += n
+                i += n
+            if i < end:
+                counters[_N_NOT_SERVED] += 1
+            stop = i
+        if op[event] == FREE or stop < end:
+            for i in range(start, stop):
+                if dest[i] >= 0:
+                    _back(dest[i], counters, blocks, stacks, heads)
+                    in_use[p] -= 1
+                    if op[event] == ALLOC:
+                        dest[i] = -1
+            if flags[0] != 0 and in_use[p] == 0:
+                _release(event, p, 1 << 60, flags, flips, counters, blocks, heads)
         idle[event] = counters[_IDLE]
+        event += 1
+    return event

@@ -59,7 +59,7 @@ def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int
     # A nested call with a stack of its own is a primary one too, made in the reclaim of another's allocation.
     primary = (changes.depth == 0) | (changes.stack_id != 0)
     rows = np.flatnonzero((changes.kind == ChangeKind.CPA) & primary & in_time)
-    page_owner = np.append(requests.owner(), -1)[steps.page_owned] if len(requests) else steps.page_owned
+    page_owner = np.append(requests.owner, -1)[steps.page_owned] if len(requests) else steps.page_owned
     step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
     owned = page_owner >= 0
 
@@ -68,7 +68,7 @@ def read_calls(changes: Changes, steps: Steps, requests: Requests, start_ns: int
     request = request[rows]
     by_address = np.flatnonzero((request < 0) & (changes.address[rows] != 0))
     page = _by_address(changes, rows[by_address], np.zeros(len(by_address), np.int64), requests)
-    request[by_address] = np.where(page >= 0, np.append(requests.owner(), -1)[page], -1)
+    request[by_address] = np.where(page >= 0, np.append(requests.owner, -1)[page], -1)
 
     masks = changes.mask_set[rows], changes.mask_clr[rows]
     direct_map_api = ((masks[0] & _INVALID) == _INVALID) | ((masks[1] & _INVALID) == _INVALID)
@@ -119,7 +119,7 @@ def text_pages(changes: Changes, requests: Requests) -> Bools:
 
 def _by_address(changes: Changes, rows: Int64, nth_page: Int64, requests: Requests) -> Int64:
     """Page of a request behind the address of each call, `nth_page` further on, by virtual page and time; -1 if none."""
-    owner = requests.owner()
+    owner = requests.owner
     nth = np.arange(len(owner)) - np.repeat(requests.first[:-1], requests.n_pages)
     base = (requests.address >> _PAGE_SHIFT).astype(np.int64)[owner]
     place = np.where(base > 0, base + nth, -1)

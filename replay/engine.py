@@ -136,7 +136,7 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
         most = m.first_symbolic // FRAME
 
     requests, steps, acts = stream.requests, stream.steps, placement.acts
-    owner = requests.owner()
+    owner = requests.owner
     dest = np.where(placement.swallowed[owner], GONE, placement.dest)
     log = new_log(n_frames + len(entries.giga_level) + stream.n_put_back * (1 + FRAME) + 1)
     n_curves = len(CURVES) + 2 * (NOBODY + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from analyze.jit import kernel
 from replay.requests import NEVER, Requests
 
 __all__ = ["Runs", "runs_of"]
@@ -22,15 +23,8 @@ class Runs:
     """
 
     def __init__(self, requests: Requests, dest: Int64, which: npt.NDArray[np.bool_]) -> None:
-        owner = requests.owner()
-        pages = np.flatnonzero(which[owner] & (dest >= 0))
-        place, whose = dest[pages], owner[pages]
-        starts = np.ones(len(pages), np.bool_)
-        starts[1:] = (whose[1:] != whose[:-1]) | (place[1:] != place[:-1] + 1)
-        at = np.flatnonzero(starts)
-        self.request: Int64 = whose[at]
-        self.place: Int64 = place[at]
-        self.n_pages: Int64 = np.diff(np.append(at, len(pages)))
+        at = np.zeros((3, int(requests.n_pages[which].sum())), np.int64)
+        self.request, self.place, self.n_pages = at[:, : _runs(requests.first, dest, which, at)]
         self.is_first: Int64 = np.diff(self.request, prepend=-1) != 0
         self.is_first = self.is_first.astype(np.int64)
         self.begin_ns: Int64 = requests.begin_ns[self.request]
@@ -48,6 +42,25 @@ class Runs:
     def freed(self) -> Runs:
         """Those of requests that are freed within the trace."""
         return self.only(self.end_ns != NEVER)
+
+
+@kernel
+def _runs(first: Int64, dest: Int64, which: npt.NDArray[np.bool_], runs: Int64) -> int:
+    """Write request, place and number of pages of each run; how many there are."""
+    n = 0
+    for request in range(len(which)):
+        if not which[request]:
+            continue
+        after = -1  # the page that would go on with the run
+        for i in range(first[request], first[request + 1]):
+            place = dest[i]
+            if place >= 0 and place == after:
+                runs[2, n - 1] += 1
+            elif place >= 0:
+                runs[0, n], runs[1, n], runs[2, n] = request, place, 1
+                n += 1
+            after = place + 1 if place >= 0 else -1
+    return n
 
 
 def runs_of(requests: Requests, dest: Int64, which: npt.NDArray[np.bool_]) -> Runs:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,9 +145,9 @@ class Requests:
             self,
             **{name: getattr(self, name)[rows] for name in _PER_REQUEST},
             first=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-            pfn=self.pfn[which[self.owner()]],
-            text=self.text[which[self.owner()]],
-            reset=self.reset[which[self.owner()]],
+            pfn=self.pfn[which[self.owner]],
+            text=self.text[which[self.owner]],
+            reset=self.reset[which[self.owner]],
         )
 
     def events(self, which: Bools) -> tuple[Int64, Bools, Int64]:
@@ -162,8 +163,9 @@ class Requests:
         order = np.lexsort((request, ~is_free, ns))
         return request[order], is_free[order], ns[order]
 
+    @cached_property
     def owner(self) -> Int64:
-        """Request of each page, of the shape of `pfn`."""
+        """Request of each page, of the shape of `pfn`; every policy asks for it."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.n_pages)
 
     def by_user(self, which: Bools | None = None) -> dict[str, int]:

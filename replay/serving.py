@@ -60,7 +60,7 @@ def _whole(requests: Requests, chosen: Bools, shown: Bools, part: Placement) -> 
             np.zeros(len(requests), np.bool_),
             np.zeros(len(requests), np.uint8),
         )
-        dest[shown[requests.owner()]] = part.dest
+        dest[shown[requests.owner]] = part.dest
         swallowed[shown], state[shown] = part.swallowed, part.state
     served = state == Served.SERVED
     packs_gone = bool(np.any(served & (requests.life == Life.IMAGE)))
@@ -68,7 +68,7 @@ def _whole(requests: Requests, chosen: Bools, shown: Bools, part: Placement) -> 
     is_block = requests.kind == RegionKind.ROX_BLOCK
     gone = chosen & (requests.life == Life.CACHE) & np.where(is_block, blocks_gone, packs_gone)
     if gone.any():
-        dest, swallowed = np.where(gone[requests.owner()], GONE, dest), swallowed | gone
+        dest, swallowed = np.where(gone[requests.owner], GONE, dest), swallowed | gone
     part = replace(part, dest=dest, swallowed=swallowed, state=state)
     if not packs_gone and not blocks_gone:
         return part

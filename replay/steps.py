@@ -176,7 +176,7 @@ def own(steps: Steps, requests: Requests) -> Steps:
         )
     step = np.repeat(np.arange(len(steps)), counts)
     pfn = steps.pfn[step] + np.arange(first[-1]) - first[step]
-    owner = requests.owner()
+    owner = requests.owner
     owned = join_layers(
         Touches(pfn, steps.entry_ns[step], steps.pid[step], steps.mask_set[step], steps.mask_clr[step]),
         requests.pfn,

@@ -169,7 +169,7 @@ def _lifetimes(requests: Requests, steps: Steps) -> Requests:
     """Widen each request's life to its own changes just before its allocation returned and after its free began."""
     step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
     owned = steps.page_owned >= 0
-    request = requests.owner()[steps.page_owned[owned]]
+    request = requests.owner[steps.page_owned[owned]]
     begin_ns, last_ns = requests.alloc_ns.copy(), requests.free_ns.copy()
     np.minimum.at(begin_ns, request, steps.entry_ns[step[owned]])
     np.maximum.at(last_ns, request, steps.exit_ns[step[owned]])

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.jit import kernel, signed
+from replay.free_lists import insert, insert_run, push, push_pages, smallest, take_run, unlink
+from replay.longer import longer
 from replay.placement import Host
 from replay.pressure import FREE, SHRINK, with_shrinker
 
@@ -32,12 +34,11 @@ Bools = npt.NDArray[np.bool_]
 N_ORDERS = 11
 BLOCK_ORDER = 9
 BLOCK = 1 << BLOCK_ORDER
-_NIL = -1
 
 # cells of the counters that the compiled part fills
-_N_REFILLS, _N_BLOCKS, _IDLE, _N_FAILED_REFILLS, _N_NOT_SERVED, _TAKEN, _OVERFLOW, _N_RELEASES, _N_SPARE, _ABSORBED = (
-    range(10)
-)
+(
+    _N_REFILLS, _N_BLOCKS, _IDLE, _N_FAILED_REFILLS, _N_NOT_SERVED, _TAKEN, _FULL, _N_RELEASES, _N_SPARE, _ABSORBED, _BEGUN,
+) = range(11)  # fmt: skip
 # cells of the rules
 _MERGE, _DESCENDING, _CLEAR_BIT, _HOPEFUL = range(4)
 
@@ -121,24 +122,30 @@ def run_cache(
     ladder = np.zeros(N_ORDERS, np.bool_)
     ladder[list(rules.orders)] = True
     flags = np.array([rules.merge, rules.descending, rules.clear_bit, rules.hopeful], np.int64)
+    dest = np.full(int(first[-1]), -1, np.int64)
+    idle = np.zeros(len(op), np.int64)
+    counters = np.zeros(11, np.int64)
+    heads = np.full(N_ORDERS, -1, np.int32)
     capacity = 16
+    refills = np.zeros((4, capacity), np.int64)
+    releases = np.zeros((3, capacity), np.int64)
+    chunk_order = np.full(capacity * BLOCK, -1, np.int8)
+    links = np.full((2, capacity * BLOCK), -1, np.int32)
+    blocks = np.zeros((3, capacity), np.int64)  # bit, pages out, spare whole blocks
+    event = 0
     while True:
-        dest = np.full(int(first[-1]), -1, np.int64)
-        idle = np.zeros(len(op), np.int64)
-        refills = np.zeros((4, capacity), np.int64)
-        releases = np.zeros((3, capacity * 8), np.int64)
-        counters = np.zeros(10, np.int64)
-        chunk_order = np.full(capacity * BLOCK, -1, np.int8)
-        links = np.full((2, capacity * BLOCK), _NIL, np.int32)
-        heads = np.full(N_ORDERS, _NIL, np.int32)
-        blocks = np.zeros((3, capacity), np.int64)  # bit, pages out, spare whole blocks
-        _serve(
-            subject, op, row, first, order, host.free_blocks, ladder, flags,
+        event = _serve(
+            event, subject, op, row, first, order, host.free_blocks, ladder, flags,
             dest, idle, refills, releases, counters, heads, links, chunk_order, blocks,
         )  # fmt: skip
-        if not counters[_OVERFLOW]:
+        if event == len(op):
             break
-        capacity *= 4
+        if op[event] == SHRINK:
+            releases = longer(releases, 2 * releases.shape[1] + int(counters[_IDLE]))
+        else:
+            capacity *= 4
+            refills, blocks = longer(refills, capacity), longer(blocks, capacity)
+            chunk_order, links = longer(chunk_order, capacity * BLOCK, -1), longer(links, capacity * BLOCK, -1)
     n, n_blocks, n_out = (int(counters[cell]) for cell in (_N_REFILLS, _N_BLOCKS, _N_RELEASES))
     starts = np.flatnonzero(chunk_order >= 0)
     sizes = np.left_shift(1, chunk_order[starts].astype(np.int64))
@@ -168,60 +175,6 @@ def run_cache(
 
 
 @kernel
-def _push(page: int, order: int, heads: Int32, links: Int32, chunk_order: Int8) -> None:
-    head = heads[order]
-    links[0, page] = head
-    links[1, page] = -1
-    if head >= 0:
-        links[1, head] = page
-    heads[order] = page
-    chunk_order[page] = order
-
-
-@kernel
-def _unlink(page: int, order: int, heads: Int32, links: Int32, chunk_order: Int8) -> None:
-    after, before = links[0, page], links[1, page]
-    if before >= 0:
-        links[0, before] = after
-    else:
-        heads[order] = after
-    if after >= 0:
-        links[1, after] = before
-    chunk_order[page] = -1
-
-
-@kernel
-def _take(order: int, heads: Int32, links: Int32, chunk_order: Int8) -> int:
-    """The head of the smallest list that can serve `order`, split down with the lowest address kept; -1 if none."""
-    for k in range(order, 11):
-        if heads[k] >= 0:
-            page = signed(heads[k])
-            _unlink(page, k, heads, links, chunk_order)
-            while k > order:
-                k -= 1
-                _push(page + (1 << k), k, heads, links, chunk_order)
-            return page
-    return -1
-
-
-@kernel
-def _insert(page: int, order: int, merge: bool, heads: Int32, links: Int32, chunk_order: Int8) -> None:
-    """Put a chunk back, merged with its buddy as often as that is free and of the same order; or as single pages."""
-    if not merge:
-        for i in range((1 << order) - 1, -1, -1):
-            _push(page + i, 0, heads, links, chunk_order)
-        return
-    while order < 9:
-        buddy = page ^ (1 << order)
-        if chunk_order[buddy] != order:
-            break
-        _unlink(buddy, order, heads, links, chunk_order)
-        page = min(page, buddy)
-        order += 1
-    _push(page, order, heads, links, chunk_order)
-
-
-@kernel
 def _refill_order(order: int, row: int, taken: int, free_blocks: Int64, ladder: Bools) -> int:
     """Order that the page allocator gives: the highest tried that a count of free blocks has (`row` -1: any); -1 if none.
 
@@ -241,41 +194,39 @@ def _refill_order(order: int, row: int, taken: int, free_blocks: Int64, ladder: 
 
 
 @kernel
-def _alloc(
+def _refill(
     order: int, event: int, row: int, free_blocks: Int64, ladder: Bools, flags: Int64,
     refills: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: Int8, blocks: Int64,
-) -> int:  # fmt: skip
-    page = _take(order, heads, links, chunk_order)
-    if page < 0:
-        got = _refill_order(order, row, counters[_TAKEN], free_blocks, ladder)
-        if got < 0:
-            counters[_N_FAILED_REFILLS] += 1
-            return -1
-        if counters[_N_REFILLS] >= refills.shape[1]:
-            counters[_OVERFLOW] = 1
-            return -1
-        if got == 9 and counters[_N_SPARE] > 0:
-            counters[_N_SPARE] -= 1
-            block = blocks[2, counters[_N_SPARE]]
-        else:
-            block = counters[_N_BLOCKS]
-            counters[_N_BLOCKS] += 1
-        refill = counters[_N_REFILLS]
-        refills[0, refill], refills[1, refill], refills[2, refill], refills[3, refill] = event, got, order, block
-        counters[_N_REFILLS] += 1
-        counters[_TAKEN] += 1 << got
-        blocks[0, block], blocks[1, block] = 1, 0
-        joined = got
-        if flags[_HOPEFUL] != 0 and got < 9 and flags[_MERGE] != 0:
-            joined = 9
-            counters[_ABSORBED] += 512 - (1 << got)
-        counters[_IDLE] += 1 << joined
-        _insert(block * 512, joined, flags[_MERGE] != 0, heads, links, chunk_order)
-        page = _take(order, heads, links, chunk_order)
-        if page < 0:  # a cache of single pages is asked for a block
-            return -1
-    counters[_IDLE] -= 1 << order
-    return page
+) -> bool:  # fmt: skip
+    """Ask the page allocator for a chunk that holds `order`. False: there is none, or no room to write it down."""
+    got = _refill_order(order, row, counters[_TAKEN], free_blocks, ladder)
+    if got < 0:
+        counters[_N_FAILED_REFILLS] += 1
+        return False
+    refill = counters[_N_REFILLS]
+    if refill >= refills.shape[1]:
+        counters[_FULL] = 1
+        return False
+    if got == 9 and counters[_N_SPARE] > 0:
+        counters[_N_SPARE] -= 1
+        block = blocks[2, counters[_N_SPARE]]
+    else:
+        block = counters[_N_BLOCKS]
+        counters[_N_BLOCKS] += 1
+    refills[0, refill], refills[1, refill], refills[2, refill], refills[3, refill] = event, got, order, block
+    counters[_N_REFILLS] += 1
+    counters[_TAKEN] += 1 << got
+    blocks[0, block], blocks[1, block] = 1, 0
+    joined = got
+    if flags[_HOPEFUL] != 0 and got < 9 and flags[_MERGE] != 0:
+        joined = 9
+        counters[_ABSORBED] += 512 - (1 << got)
+    counters[_IDLE] += 1 << joined
+    if flags[_MERGE] != 0:
+        insert(block * 512, joined, heads, links, chunk_order)
+    else:
+        push_pages(block * 512, 1 << joined, heads, links, chunk_order)
+    return True
 
 
 @kernel
@@ -292,14 +243,26 @@ def _leave(page: int, order: int, flags: Int64, counters: Int64, blocks: Int64) 
 
 @kernel
 def _give(
-    page: int, flags: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: Int8, blocks: Int64
-) -> None:
-    """A page was freed: into the cache if the bit of its block is set, else to the page allocator."""
-    if blocks[0, page >> 9] != 0:
-        _insert(page, 0, flags[_MERGE] != 0, heads, links, chunk_order)
-        counters[_IDLE] += 1
-    else:
-        _leave(page, 0, flags, counters, blocks)
+    dest: Int64, start: int, end: int, flags: Int64, counters: Int64, heads: Int32, links: Int32, chunk_order: Int8,
+    blocks: Int64,
+) -> None:  # fmt: skip
+    """Pages were freed: into the cache where the bit of their block is set, else to the page allocator."""
+    i = start
+    while i < end:
+        page, n = dest[i], 1
+        i += 1
+        if page < 0:
+            continue
+        if blocks[0, page >> 9] == 0:
+            _leave(page, 0, flags, counters, blocks)
+            continue
+        if flags[_MERGE] == 0:
+            push(page, 0, heads, links, chunk_order)
+        else:
+            while i < end and dest[i] == page + n and dest[i] & 511 != 0:
+                i, n = i + 1, n + 1
+            insert_run(page, n, heads, links, chunk_order)
+        counters[_IDLE] += n
 
 
 @kernel
@@ -314,11 +277,8 @@ def _shrink(
         order = 10 - i if flags[_DESCENDING] != 0 else i
         freed = 0
         while freed < n_to_scan and heads[order] >= 0:
-            if counters[_N_RELEASES] >= releases.shape[1]:
-                counters[_OVERFLOW] = 1
-                return
             page = signed(heads[order])
-            _unlink(page, order, heads, links, chunk_order)
+            unlink(page, order, heads, links, chunk_order)
             at = counters[_N_RELEASES]
             releases[0, at], releases[1, at], releases[2, at] = event, page, order
             counters[_N_RELEASES] += 1
@@ -333,7 +293,10 @@ def _shrink(
     for at in range(begun, counters[_N_RELEASES]):
         page, order = releases[1, at], releases[2, at]
         if flags[_HOPEFUL] != 0 and blocks[0, page >> 9] != 0:
-            _insert(page, order, flags[_MERGE] != 0, heads, links, chunk_order)
+            if flags[_MERGE] != 0:
+                insert(page, order, heads, links, chunk_order)
+            else:
+                push_pages(page, 1 << order, heads, links, chunk_order)
             counters[_IDLE] += 1 << order
             counters[_ABSORBED] += 1 << order
         else:
@@ -342,43 +305,51 @@ def _shrink(
 
 @kernel
 def _serve(
-    subject: Int64, op: UInt8, row: Int64, first: Int64, order: UInt8, free_blocks: Int64, ladder: Bools,
+    event: int, subject: Int64, op: UInt8, row: Int64, first: Int64, order: UInt8, free_blocks: Int64, ladder: Bools,
     flags: Int64, dest: Int64, idle: Int64, refills: Int64, releases: Int64, counters: Int64, heads: Int32, links: Int32,
     chunk_order: Int8, blocks: Int64,
-) -> None:  # fmt: skip
-    for event in range(len(op)):
+) -> int:  # fmt: skip
+    """Events from `event` on. Returns the one at which an array was too short: call again with longer ones, and it goes on there."""
+    while event < len(op):
         if op[event] == SHRINK:
+            if counters[_N_RELEASES] + counters[_IDLE] > releases.shape[1]:  # a chunk has a page at least
+                return event
             _shrink(subject[event], event, flags, releases, counters, heads, links, chunk_order, blocks)
-            if counters[_OVERFLOW]:
-                return
             idle[event] = counters[_IDLE]
+            event += 1
             continue
         request = subject[event]
         start, end = first[request], first[request + 1]
         if op[event] == FREE:
-            for i in range(start, end):
-                if dest[i] >= 0:
-                    _give(dest[i], flags, counters, heads, links, chunk_order, blocks)
+            _give(dest, start, end, flags, counters, heads, links, chunk_order, blocks)
         else:
-            i = start
-            failed = False
-            while i < end and not failed:
-                k = 9 if order[request] == 9 and end - i >= 512 else 0
-                page = _alloc(
-                    k, event, row[event], free_blocks, ladder, flags, refills, counters, heads, links,
-                    chunk_order, blocks,
-                )  # fmt: skip
-                if counters[_OVERFLOW]:
-                    return
-                if page < 0:
-                    failed = True
-                else:
-                    for j in range(1 << k):
-                        dest[i + j] = page + j
-                    i += 1 << k
-            if failed:  # as vmalloc does: what it got goes back, the request fails
+            i = start + counters[_BEGUN]
+            counters[_BEGUN] = 0
+            while i < end:
+                lowest = 9 if order[request] == 9 and end - i >= 512 else 0
+                k = smallest(lowest, heads)
+                if k < 0:
+                    refilled = _refill(
+                        lowest, event, row[event], free_blocks, ladder, flags, refills, counters, heads, links,
+                        chunk_order, blocks,
+                    )  # fmt: skip
+                    if counters[_FULL] != 0:
+                        counters[_FULL], counters[_BEGUN] = 0, i - start
+                        return event
+                    k = smallest(lowest, heads) if refilled else -1
+                    if k < 0:  # also where a cache of single pages is asked for a block
+                        break
+                n = min(end - i, 1 << k) if lowest == 0 else 512
+                page = take_run(k, n, heads, links, chunk_order)
+                for j in range(n):
+                    dest[i + j] = page + j
+                counters[_IDLE] -= n
+                i += n
+            if i < end:  # as vmalloc does: what it got goes back, the request fails
                 counters[_N_NOT_SERVED] += 1
+                _give(dest, start, i, flags, counters, heads, links, chunk_order, blocks)
                 for j in range(start, i):
-                    _give(dest[j], flags, counters, heads, links, chunk_order, blocks)
                     dest[j] = -1
         idle[event] = counters[_IDLE]
+        event += 1
+    return event

@@ -18,8 +18,8 @@ ORDER = 9
 def placed(requests: Requests, run: PoolRun, users: npt.NDArray[np.bool_]) -> Placement:
     """The requests `users` in the pools' blocks, the rest as recorded. One call a block, and one ranged flush."""
     served = users.copy()
-    served[requests.owner()[(run.dest < 0) & users[requests.owner()]]] = False
-    of_user = users[requests.owner()]
+    served[requests.owner[(run.dest < 0) & users[requests.owner]]] = False
+    of_user = users[requests.owner]
     came = run.flip_in
     n_in = int(np.count_nonzero(came))
     acts = Acts.of(

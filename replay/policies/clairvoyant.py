@@ -70,14 +70,14 @@ class Clairvoyant(Policy):
 def unavoidable_pages(requests: Requests) -> Bools:
     """[pages] those that no policy known here keeps from being changed page by page: data of areas, reset when freed."""
     small = (requests.order == 0) & ~np.isin(requests.user, _DONE_AWAY)
-    forced: Bools = small[requests.owner()] & ~requests.text & requests.reset
+    forced: Bools = small[requests.owner] & ~requests.text & requests.reset
     return forced
 
 
 def _most_at_once(requests: Requests, which: Bools) -> int:
     """Most pages `which` in use at one moment, of requests that are freed within the trace."""
     freed = requests.end_ns != NEVER
-    pages = np.bincount(requests.owner()[which], minlength=len(requests)) * freed
+    pages = np.bincount(requests.owner[which], minlength=len(requests)) * freed
     ns = np.concatenate((requests.begin_ns[freed], requests.end_ns[freed]))
     delta = np.concatenate((pages[freed], -pages[freed]))
     order = np.lexsort((delta, ns))  # frees first
@@ -106,7 +106,7 @@ def _packing(requests: Requests, host: Host) -> Placement:
     secret = requests.kind == RegionKind.SECRET_PAGE
     plenty = Host(1, np.zeros(0, np.int64), np.zeros((0, 11), np.int64), host.n_frames)
     run = run_cache(*requests.events(~secret), requests.first, requests.order, plenty, CacheRules())
-    secret_page = secret[requests.owner()]
+    secret_page = secret[requests.owner]
     return Placement(
         dest=np.where(secret_page, GONE, np.where(run.dest < 0, GONE, SYMBOLIC + run.dest)),
         swallowed=secret,

@@ -104,7 +104,7 @@ class GfpUnmapped(Policy):
 
     def _placed(self, requests: Requests, run: CacheRun) -> Placement:
         served = np.ones(len(requests), np.bool_)
-        served[requests.owner()[run.dest < 0]] = False
+        served[requests.owner[run.dest < 0]] = False
         secret = requests.kind == RegionKind.SECRET_PAGE
         dest = np.where(run.dest < 0, run.dest, SYMBOLIC + run.dest)
         refills, n_unmapped = self._refills(requests, run)

@@ -59,8 +59,8 @@ class Grouped(Policy):
 
 def _placed(requests: Requests, run: CacheRun, users: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Placement:
     served = users.copy()
-    served[requests.owner()[run.dest < 0]] = False
-    of_user = users[requests.owner()]
+    served[requests.owner[run.dest < 0]] = False
+    of_user = users[requests.owner]
     return Placement(
         dest=np.where(of_user, np.where(run.dest < 0, run.dest, SYMBOLIC + run.dest), requests.pfn),
         swallowed=users & ~served,

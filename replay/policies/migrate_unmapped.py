@@ -55,7 +55,7 @@ class MigrateUnmapped(Policy):
 
     def _placed(self, requests: Requests, run: CacheRun) -> Placement:
         served = np.ones(len(requests), np.bool_)
-        served[requests.owner()[run.dest < 0]] = False
+        served[requests.owner[run.dest < 0]] = False
         dest = np.where(run.dest < 0, run.dest, SYMBOLIC + run.dest)
         block = SYMBOLIC + run.refill_block * HUGE_FRAME_PAGES
         when, whose = run.ns[run.refill_event], requests.user[run.refill_request]

@@ -145,7 +145,7 @@ class ProgPack(Policy):
             found = NextPages.of(host.next_pages, np.concatenate(made_ns), self._pages(host))
             if found is not None:
                 return found
-        owner = requests.owner()
+        owner = requests.owner
         single = (requests.order == 0)[owner]
         known = SinglePages.of(requests.begin_ns[owner[single]], requests.pfn[single], self._pages(host))
         return known if len(known) else None
@@ -182,7 +182,7 @@ class ProgPack(Policy):
         pages = self._pages(host)
         n_blocks = max(0, (int(places.max(initial=0)) - SYMBOLIC) // HUGE_FRAME_PAGES + 1)
         return Placement(
-            dest=np.where(in_pack[requests.owner()], GONE, requests.pfn),
+            dest=np.where(in_pack[requests.owner], GONE, requests.pfn),
             swallowed=in_pack,
             n_blocks=n_blocks,
             apart=apart,

@@ -67,7 +67,7 @@ class RoxCache(Policy):
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The recorded kernel already has a ROX cache."]
             )
-        owner = requests.owner()
+        owner = requests.owner
         text = requests.text & np.isin(requests.user, _USERS)[owner]
         n_text = np.bincount(owner[text], minlength=len(requests)).astype(np.int64)
         users = (n_text > 0) & (n_text <= HUGE_FRAME_PAGES)
@@ -118,7 +118,7 @@ def _placed(
     cached = users & (run.pack >= 0)
     is_new: Bools = np.asarray(run.made_event >= 0, np.bool_)
     block: Int64 = np.cumsum(is_new) - 1  # symbolic block of each that was made; the one from before has none
-    owner = requests.owner()
+    owner = requests.owner
     inside = text & cached[owner]
     dest = requests.pfn.copy()
     dest[inside] = GONE  # changed by the acts below, not as recorded

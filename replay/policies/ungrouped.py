@@ -46,7 +46,7 @@ class Ungrouped(Policy):
                 identity=True,
                 caveats=["The recorded kernel had no cache in use: nothing to take away."],
             )
-        owner = requests.owner()
+        owner = requests.owner
         single = requests.pfn[(requests.life == Life.RECORDED)[owner] & (requests.order == 0)[owner]]
         frames = spread(single, HUGE_FRAME_PAGES)
         order = int(log2(HUGE_FRAME_PAGES // frames))  # pages a frame

@@ -56,7 +56,7 @@ def repeated(stream: Stream, n_events: int) -> Stream:
     """
     requests, steps = stream.requests, stream.steps
     freed = requests.end_ns != NEVER
-    owner = requests.owner()
+    owner = requests.owner
     owned = steps.page_owned[steps.page_first[:-1].clip(0, max(len(steps.page_owned) - 1, 0))]
     has_page = np.diff(steps.page_first) > 0
     keep = has_page & (owned >= 0)
@@ -156,7 +156,7 @@ def one_policy(stream: Stream, policy: Policy, rounds: int) -> dict[str, Any]:
 def page_stream(stream: Stream) -> Int64:
     """Page frames in order of time: of each page allocated, freed, and changed."""
     requests, steps = stream.requests, stream.steps
-    owner = requests.owner()
+    owner = requests.owner
     step = np.repeat(np.arange(len(steps)), np.diff(steps.page_first))
     pfn = np.concatenate((requests.pfn, requests.pfn, requests.pfn[steps.page_owned]))
     ns = np.concatenate((requests.begin_ns[owner], requests.end_ns[owner], steps.exit_ns[step]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replay.block_pools import run_pools
@@ -135,6 +135,17 @@ rules_of_caches = st.builds(
 )
 
 
+MANY: Events = [
+    ("alloc", 61, False),
+    ("alloc", 50 * 512, True),
+    ("alloc", 40 * 512, False),
+    ("free", 1, False),
+    ("free", 0, False),
+]
+MANY = [*MANY, ("shrink", 20_000, False), ("alloc", 30_000, False), ("free", 0, False), ("shrink", 1 << 20, False)]
+"""More blocks, refills and releases than there is room for at first, most of them in the middle of a request."""
+
+
 @dataclass
 class Flat:
     """A stream of events as the compiled code takes it; frees pick a living request."""
@@ -182,6 +193,10 @@ class Flat:
 
 @settings(max_examples=200, deadline=None)
 @given(streams, counts, rules_of_caches)
+@example(MANY, [9000] + [0] * 10, CacheRules())
+@example(MANY, [100, 50, 200] + [9] * 8, CacheRules(clear_bit=True))
+@example(MANY, None, CacheRules(hopeful=True))
+@example(MANY, None, CacheRules(merge=False, descending=True))
 def test_cache_does_what_plain_python_does_and_loses_no_page(
     stream: Events, available: list[int] | None, rules: CacheRules
 ) -> None:
@@ -234,6 +249,8 @@ def test_cache_does_what_plain_python_does_and_loses_no_page(
 
 @settings(max_examples=150, deadline=None)
 @given(streams, st.one_of(st.none(), st.integers(0, 3)), st.booleans(), st.booleans(), st.booleans(), st.integers(1, 3))
+@example(MANY, None, True, True, False, 1)
+@example(MANY, 95, False, False, True, 2)
 def test_pools_do_what_plain_python_does_and_lose_no_page(
     stream: Events, n_available: int | None, release_unused: bool, compacts: bool, hopeful: bool, n_pools: int
 ) -> None:

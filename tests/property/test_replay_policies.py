@@ -41,8 +41,8 @@ def requests_from(rows: list[tuple[str, int, int, int | None]], text: int) -> Re
         n = {ROX: 512, SECRET: 1}.get(kind, n_pages)
         made.append((kind, n, at, None if life is None else at + 10 * life + 5))
     requests = requests_of(made, n_bytes=[row[1] * 1000 for row in made])
-    nth = np.arange(len(requests.pfn)) - requests.first[requests.owner()]
-    return replace(requests, text=(nth < text) & (requests.order == 0)[requests.owner()])
+    nth = np.arange(len(requests.pfn)) - requests.first[requests.owner]
+    return replace(requests, text=(nth < text) & (requests.order == 0)[requests.owner])
 
 
 @pytest.mark.parametrize("text", EVERY)
@@ -83,7 +83,7 @@ def test_a_page_is_one_requests_at_a_time(
                     held[page] = request
         failed = placement.state == Served.NOT_SERVED
         assert placement.swallowed[failed].all()
-        assert (placement.dest[failed[requests.owner()]] < 0).all()
+        assert (placement.dest[failed[requests.owner]] < 0).all()
         stays = placement.state == Served.AS_RECORDED
-        assert (placement.dest == requests.pfn)[stays[requests.owner()]].all()
+        assert (placement.dest == requests.pfn)[stays[requests.owner]].all()
         assert not placement.swallowed[stays].any()

@@ -53,7 +53,7 @@ class PlainWalk:
         self.keep_small: set[int] = set()
         self.n_steps = 0
         self.peak = (0, 0)
-        owner = stream.requests.owner()
+        owner = stream.requests.owner
         self.user = stream.requests.user[owner].tolist()
         self.dest = [
             -1 if placement.swallowed[owner[i]] else int(place) for i, place in enumerate(placement.dest.tolist())

@@ -78,8 +78,8 @@ def test_a_pageblock_that_is_not_free_joins_whole_or_in_part() -> None:
 def rox(rows: Rows, n_text: list[int], host: Host = NO_COUNTS, old: str = "no") -> Placement:
     """Areas whose first pages are text."""
     requests = requests_of(rows)
-    nth = np.arange(len(requests.pfn)) - requests.first[requests.owner()]
-    requests = replace(requests, text=nth < np.array(n_text)[requests.owner()])
+    nth = np.arange(len(requests.pfn)) - requests.first[requests.owner]
+    requests = replace(requests, text=nth < np.array(n_text)[requests.owner])
     (placement,) = RoxCache({"old-block": old}).place(requests, host).placements
     return placement
 

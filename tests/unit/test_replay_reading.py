@@ -131,7 +131,7 @@ def asked(trace: Trace) -> dict[str, list[Any]]:
     """The view as asked, in words."""
     requests = read_requests(trace, as_asked=True)
     assert requests.n_nested == requests.n_in_old_blocks == 0
-    owner = requests.owner()
+    owner = requests.owner
     return {
         "life": [Life(life).name for life in requests.life],
         "pfn": [requests.pfn[owner == i].tolist() for i in range(len(requests))],

@@ -64,4 +64,4 @@ def test_events_come_in_order_of_time_and_frees_first() -> None:
 def test_counts_by_user() -> None:
     requests = requests_of([(MODULE, 3, 1, None), (SECRET, 1, 2, None), (SECRET, 1, 3, None)])
     assert requests.by_user() == {"secretmem": 2, "module": 1}
-    assert list(requests.owner()) == [0, 0, 0, 1, 2]
+    assert list(requests.owner) == [0, 0, 0, 1, 2]
