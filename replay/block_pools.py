@@ -118,7 +118,7 @@ def run_pools(
         flip_event=flips[0, :n],
         flip_block=flips[1, :n],
         flip_in=flips[2, :n] != 0,
-        flip_request=np.where(op == SHRINK, -1, subject)[flips[0, :n]],
+        flip_request=np.where(op[flips[0, :n]] == SHRINK, -1, subject[flips[0, :n]]),
         n_blocks=int(counters[_N_BLOCKS]),
         n_failed=int(counters[_N_FAILED]),
         n_not_served=int(counters[_N_NOT_SERVED]),

@@ -153,7 +153,13 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
             at=np.searchsorted(steps.exit_ns, acts.ts_ns, side="left"),
             place=_real(acts.place, m),
             mask_id=_act_masks(acts),
-            **{name: getattr(acts, name) for name in ActColumns._fields if name not in ("at", "place", "mask_id")},
+            **{
+                name: np.require(
+                    getattr(acts, name), requirements=["C", "W"]
+                )  # the one kind of array that is compiled for
+                for name in ActColumns._fields
+                if name not in ("at", "place", "mask_id")
+            },
         ),
         books,
         stream.grid_ns,

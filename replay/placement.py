@@ -71,11 +71,14 @@ class Acts:
         n_calls: Int64 | int = 0, n_call_flushes: Int64 | int = 0, n_range_flushes: Int64 | int = 0,
         user: npt.NDArray[np.uint8] | int = NOBODY,
     ) -> Acts:  # fmt: skip
-        """Acts of one kind; a number stands for as many equal cells. `whole`: each is one call on all its pages."""
+        """Acts of one kind; a number stands for as many equal cells. `whole`: each is one call on all its pages.
+
+        Columns may be read-only, and a number one cell in memory, as numpy broadcasts it: they are mostly joined right away.
+        """
         n = len(ts_ns)
 
         def column(values: Int64 | int) -> Int64:
-            return np.broadcast_to(np.asarray(values, np.int64), n).copy()
+            return np.broadcast_to(np.asarray(values, np.int64), n)
 
         pages = column(n_pages)
         return cls(
@@ -83,12 +86,12 @@ class Acts:
             place=np.asarray(place, np.int64),
             n_pages=pages,
             step_pages=np.maximum(pages, 1) if whole else np.ones(n, np.int64),
-            mask_set=np.broadcast_to(np.asarray(mask_set, np.uint64), n).copy(),
-            mask_clr=np.broadcast_to(np.asarray(mask_clr, np.uint64), n).copy(),
+            mask_set=np.broadcast_to(np.asarray(mask_set, np.uint64), n),
+            mask_clr=np.broadcast_to(np.asarray(mask_clr, np.uint64), n),
             n_calls=column(n_calls),
             n_call_flushes=column(n_call_flushes),
             n_range_flushes=column(n_range_flushes),
-            user=np.broadcast_to(np.asarray(user, np.uint8), n).copy(),
+            user=np.broadcast_to(np.asarray(user, np.uint8), n),
         )
 
     @classmethod
@@ -98,10 +101,13 @@ class Acts:
     @classmethod
     def joined(cls, *parts: Acts) -> Acts:
         """All of `parts` in order of time; at equal times in the order given."""
-        names = list(cls.__dataclass_fields__)
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        order = np.argsort(columns["ts_ns"], kind="stable")
-        return cls(**{name: column[order] for name, column in columns.items()})
+        some = [part for part in parts if len(part)] or [*parts[:1]]
+        columns = {name: np.concatenate([getattr(part, name) for part in some]) for name in cls.__dataclass_fields__}
+        ts_ns = columns["ts_ns"]
+        if (ts_ns[1:] < ts_ns[:-1]).any():
+            order = np.argsort(ts_ns, kind="stable")
+            columns = {name: column[order] for name, column in columns.items()}
+        return cls(**columns)
 
     def __len__(self) -> int:
         return len(self.ts_ns)

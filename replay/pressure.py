@@ -95,6 +95,8 @@ def with_shrinker(
 
     Returns for each its subject (a request, or of a SHRINK the pages asked for), ALLOC, FREE or SHRINK, and its time.
     """
+    if not len(host.pressure_ns):
+        return event_request, np.where(event_is_free, np.uint8(FREE), np.uint8(ALLOC)), event_ns
     subject = np.concatenate((event_request, host.pressure_pages)).astype(np.int64)
     op = np.concatenate((np.where(event_is_free, FREE, ALLOC), np.full(len(host.pressure_ns), SHRINK)))
     ns = np.concatenate((event_ns, host.pressure_ns)).astype(np.int64)

@@ -157,11 +157,10 @@ class Requests:
         """
         rows = np.flatnonzero(which)
         freed = rows[self.end_ns[rows] != NEVER]
-        request = np.concatenate((rows, freed))
-        is_free = np.concatenate((np.zeros(len(rows), np.bool_), np.ones(len(freed), np.bool_)))
-        ns = np.concatenate((self.begin_ns[rows], self.end_ns[freed]))
-        order = np.lexsort((request, ~is_free, ns))
-        return request[order], is_free[order], ns[order]
+        request = np.concatenate((freed, rows))
+        ns = np.concatenate((self.end_ns[freed], self.begin_ns[rows]))
+        order = np.argsort(ns, kind="stable")  # long runs are in order already, which such a sort makes use of
+        return request[order], order < len(freed), ns[order]
 
     @cached_property
     def owner(self) -> Int64:

@@ -17,9 +17,12 @@ ORDER = 9
 
 def placed(requests: Requests, run: PoolRun, users: npt.NDArray[np.bool_]) -> Placement:
     """The requests `users` in the pools' blocks, the rest as recorded. One call a block, and one ranged flush."""
+    own = np.flatnonzero(users[requests.owner])
+    place = run.dest[own]
     served = users.copy()
-    served[requests.owner[(run.dest < 0) & users[requests.owner]]] = False
-    of_user = users[requests.owner]
+    served[requests.owner[own[place < 0]]] = False
+    dest = requests.pfn.copy()
+    dest[own] = np.where(place < 0, place, SYMBOLIC + place)
     came = run.flip_in
     n_in = int(np.count_nonzero(came))
     acts = Acts.of(
@@ -34,7 +37,7 @@ def placed(requests: Requests, run: PoolRun, users: npt.NDArray[np.bool_]) -> Pl
         user=np.append(requests.user, NOBODY)[run.flip_request],
     )
     return Placement(
-        dest=np.where(of_user, np.where(run.dest < 0, run.dest, SYMBOLIC + run.dest), requests.pfn),
+        dest=dest,
         swallowed=users,
         state=np.where(served, Served.SERVED, np.where(users, Served.NOT_SERVED, Served.AS_RECORDED)).astype(np.uint8),
         n_blocks=run.n_blocks,

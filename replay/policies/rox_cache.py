@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from analyze.jit import kernel
 from collect.schema import HUGE_FRAME_PAGES, Pte
 from replay.page_runs import runs_of
 from replay.placement import GONE, INVALID_CLR, SYMBOLIC, Acts, Host, Placement, Served, as_recorded
@@ -20,7 +21,7 @@ __all__ = ["RoxCache"]
 Int64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_RW = int(Pte.RW)
+_RW, _GONE = int(Pte.RW), GONE
 _USERS = (User.MODULE, User.KPROBE, User.FTRACE)
 
 
@@ -118,16 +119,11 @@ def _placed(
     cached = users & (run.pack >= 0)
     is_new: Bools = np.asarray(run.made_event >= 0, np.bool_)
     block: Int64 = np.cumsum(is_new) - 1  # symbolic block of each that was made; the one from before has none
-    owner = requests.owner
-    inside = text & cached[owner]
     dest = requests.pfn.copy()
-    dest[inside] = GONE  # changed by the acts below, not as recorded
-    in_new = inside & is_new[np.maximum(run.pack, 0)][owner]
-    so_far = np.concatenate(([0], np.cumsum(inside))).astype(np.int64)
-    nth = so_far[:-1] - so_far[requests.first[:-1]][owner]
     place = np.full(len(dest), GONE, np.int64)
     start: Int64 = np.asarray(block[run.pack] * HUGE_FRAME_PAGES + run.start)  # of each request, in the symbolic blocks
-    place[in_new] = SYMBOLIC + start[owner[in_new]] + nth[in_new]
+    start = np.where(is_new[run.pack], SYMBOLIC + start, -1)
+    _put(requests.first, text, cached, start, dest, place)
     n_freed_pages = int(n_text[cached & (requests.end_ns != NEVER)].sum())
     return Placement(
         dest=dest,
@@ -141,6 +137,24 @@ def _placed(
         refill_orders=np.full(int(np.count_nonzero(run.made_event >= 0)), 9, np.int64),
         n_calls_saved=2 * n_freed_pages,  # of vfree's reset
     )
+
+
+@kernel
+def _put(first: Int64, text: Bools, cached: Bools, start: Int64, dest: Int64, place: Int64) -> None:
+    """Give the pages of `text` of the requests `cached` their places, side by side from `start`; in the block from before none.
+
+    They are changed by the acts below, not as recorded.
+    """
+    for request in range(len(cached)):
+        if not cached[request]:
+            continue
+        next_page = start[request]
+        for i in range(first[request], first[request + 1]):
+            if text[i]:
+                dest[i] = _GONE
+                if next_page >= 0:
+                    place[i] = next_page
+                    next_page += 1
 
 
 def _of_blocks(run: PackRun, ns: Int64, block: Int64) -> Acts:

@@ -39,14 +39,17 @@ class SecretmemPool(Policy):
             return Outcome(
                 [as_recorded(requests)], identity=True, caveats=["The trace holds no secret page: nothing to pool."]
             )
-        _, thread = np.unique(requests.alloc_pid, return_inverse=True)
+        one = np.zeros(len(requests), np.int64)
+        thread = one.copy()
+        thread[users] = np.unique(requests.alloc_pid[users], return_inverse=True)[1].reshape(-1)
+        events = requests.events(users)
         plenty, scarce = host.without_pressure().between_readings()
         runs = [
             run_pools(
-                *requests.events(users), requests.first, pool.astype(np.int64), there,
+                *events, requests.first, pool, there,
                 release_unused=True, compacts=False, hopeful=hopeful,
             )
-            for pool, there, hopeful in ((np.zeros(len(requests)), plenty, True), (thread.reshape(-1), scarce, False))
+            for pool, there, hopeful in ((one, plenty, True), (thread, scarce, False))
         ]  # fmt: skip
         return Outcome(
             [placed(requests, run, users) for run in runs],
