@@ -35,6 +35,7 @@ LAB_OPTIONS = $(if $(MEMORY),--memory $(MEMORY)) $(if $(CPUS),--cpus $(CPUS)) $(
 
 # Events that `make bench-replay` repeats a sample to.
 REPLAY_EVENTS ?= 10000000
+REPLAY_REPORT ?= $(if $(filter 10000000,$(REPLAY_EVENTS)),docs/replay-speed.md)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo picture test test-browser test-kills test-every-byte fuzz test-kernels test-counts test-moments validate lint lab lab-setup lab-verify bench-collect bench-analyze bench-replay man dist test-install clean
@@ -116,7 +117,7 @@ bench-analyze: $(VENV)/.installed-test ## measure how fast the analyzer answers 
 		$(if $(FOLDER),--folder $(FOLDER)) $(if $(ANALYZE_REPORT),-o $(ANALYZE_REPORT))
 
 bench-replay: $(VENV)/.installed ## measure how fast policies are replayed, beside libCacheSim (REPLAY_EVENTS=)
-	@$(BIN)/python -m tests.bench.replayer --events $(REPLAY_EVENTS)
+	@$(BIN)/python -m tests.bench.replayer --events $(REPLAY_EVENTS) $(if $(REPLAY_REPORT),-o $(REPLAY_REPORT))
 
 test-counts: $(VENV)/.installed-test ## record 23 modules, 101 programs, 211 secret pages on four kernels; count them
 	DIRECTMAP_VM=1 DIRECTMAP_VM_KERNELS='$(COUNT_KERNELS)' $(BIN)/python -m pytest -m vm tests/vm/test_counted.py

@@ -102,11 +102,18 @@ class Acts:
     def joined(cls, *parts: Acts) -> Acts:
         """All of `parts` in order of time; at equal times in the order given."""
         some = [part for part in parts if len(part)] or [*parts[:1]]
-        columns = {name: np.concatenate([getattr(part, name) for part in some]) for name in cls.__dataclass_fields__}
-        ts_ns = columns["ts_ns"]
+        ts_ns = np.concatenate([part.ts_ns for part in some])
         if (ts_ns[1:] < ts_ns[:-1]).any():
-            order = np.argsort(ts_ns, kind="stable")
-            columns = {name: column[order] for name, column in columns.items()}
+            at = np.empty(len(ts_ns), np.int64)
+            at[np.argsort(ts_ns, kind="stable")] = np.arange(len(ts_ns))
+        else:
+            at = np.arange(len(ts_ns))
+        ends = np.cumsum([len(part) for part in some])
+        columns = {name: np.empty(len(ts_ns), getattr(some[0], name).dtype) for name in cls.__dataclass_fields__}
+        for part, end in zip(some, ends.tolist(), strict=True):
+            rows = at[end - len(part) : end]
+            for name, column in columns.items():
+                column[rows] = getattr(part, name)
         return cls(**columns)
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.bench.loads import BUILD
 
-__all__ = ["markdown", "publish"]
+__all__ = ["REACHED", "markdown", "publish", "table"]
 
 REACHED = {True: "yes", False: "**no**", None: "not measured"}
 
@@ -22,7 +22,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"Written by `{result['command']}` on {machine['date'][:10]}, commit {machine['commit']}; not edited by hand.",
         _machine(machine),
         "## Goals",
-        _table(
+        table(
             ["goal", "measured", "reached"],
             [[goal["goal"], goal["measured"], REACHED[goal["reached"]]] for goal in result["goals"]],
         ),
@@ -111,7 +111,7 @@ def _figures(load: str, figures: dict[str, Any], titles: dict[str, str]) -> str:
                 _spread(found.get("tracer_cpu_seconds_per_million"), "{:.2f}"),
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _quiet(load: str, figures: dict[str, Any], left_out: list[dict[str, Any]]) -> str:
@@ -149,7 +149,7 @@ def _memory(memory: dict[str, Any]) -> str:
         f"`--pages all` for {memory['seconds']:.0f} s at {memory['events_per_second'] / 1e6:.2f} M events/s, "
         f"{memory['lost']:,} lost, {memory['bytes_per_event']:.2f} bytes an event; "
         f"{memory['samples']} samples, one a second:\n\n"
-        + _table(["resident memory of the recorder", ""], rows)
+        + table(["resident memory of the recorder", ""], rows)
         + f"\n\nSlope of the last two thirds: {memory['slope_per_minute'] / 1e6:+.1f} MB a minute."
     )
 
@@ -173,7 +173,8 @@ def _spread(found: dict[str, Any] | None, form: str) -> str:
     return middle if low == high else f"{middle} ({low} – {high})"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

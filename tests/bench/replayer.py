@@ -15,13 +15,13 @@ or changed, a cache of half the pages that occur.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ from replay.run import run_policies
 from replay.serving import serve
 from replay.steps import Steps
 from replay.stream import Stream, decode
+from tests.bench import machine
+from tests.bench.markdown import publish
+from tests.bench.replayer_page import markdown
 
 TEN = (
     "none", "prog-pack:old-pack=no", "rox-cache:old-block=no", "gfp-unmapped", "gfp-unmapped:variant=ideal", "migrate-unmapped", "grouped",
@@ -213,6 +216,11 @@ def measure(trace: Path, n_events: int, rounds: int) -> dict[str, Any]:
         one_policy(small, policy, 1)  # compile, or load what was compiled
     large = repeated(small, n_events)
     result: dict[str, Any] = {
+        "machine": machine.describe(),
+        "command": f"make bench-replay REPLAY_EVENTS={n_events}",
+        "versions": f"numba {version('numba')}, numpy {version('numpy')}, Python {sys.version.split()[0]}",
+        "rounds": rounds,
+        "others": list(OTHERS),
         "trace": trace.name,
         "requests": len(large.requests),
         "changes": len(large.steps),
@@ -226,32 +234,6 @@ def measure(trace: Path, n_events: int, rounds: int) -> dict[str, Any]:
     return result
 
 
-def text(result: dict[str, Any]) -> str:
-    """The result as a table below 80 columns."""
-    lines = [
-        f"{result['trace']}, repeated: {result['requests']:,} requests, {result['changes']:,} changes", "",
-        f"{'policy':28}{'ways':>5}{'acted on':>13}{'placing':>9}{'walking':>9}{'M/s':>7}{'M/CPU s':>9}",
-    ]  # fmt: skip
-    for name, row in result["policies"].items():
-        lines.append(
-            f"{name:28}{row['ways']:>5}{row['acted_on']:>13,}{row['placing_s']:>8.2f}s{row['walking_s']:>8.2f}s"
-            f"{row['events_per_s'] / 1e6:>7.1f}{row['events_per_cpu_s'] / 1e6:>9.1f}"
-        )
-    if "libcachesim" in result:
-        other = result["libcachesim"]
-        lines.append("")
-        for name in OTHERS:
-            row, title = other[name], f"libCacheSim {other['version']} {name}"
-            lines.append(f"{title:64}{row['requests_per_s'] / 1e6:>7.1f}{row['requests_per_cpu_s'] / 1e6:>9.1f}")
-    ten = result["ten_together"]
-    lines += [
-        "",
-        f"decoding {ten['decoding_s']:.2f} s, and one policy {ten['with_one_s']:.2f} s, and ten {ten['with_ten_s']:.2f} s "
-        f"(goal {ten['allowed_s']:.2f} s)",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.bench.replayer", description=__doc__)
@@ -259,14 +241,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", type=Path, default=root / "sample_traces" / "6.1-churn", help="default: %(default)s")
     parser.add_argument("--events", type=int, default=10_000_000, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("-o", "--output", type=Path, help="write it there too, and as JSON beside it")
     args = parser.parse_args(argv)
     try:
         result = measure(args.trace, args.events, args.rounds)
     except (TraceError, HostError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    sys.stdout.write(json.dumps(result, indent=1) + "\n" if args.json else text(result))
+    publish(result, markdown(result), args.output)
     return 0
 
 
