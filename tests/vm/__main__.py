@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from tests.vm import cache, job, kernels, machine, packages, record, setup, userland
-from tests.vm.errors import GuestLost, LabError
+from tests.vm.errors import LabError, leave
 
 _EXAMPLES = """\
 examples:
@@ -178,22 +177,13 @@ _COMMANDS = {"run": _run, "record": _record, "prepare": _prepare, "kernels": _ke
 
 
 def main() -> int:
-    """Run one command of the lab; returns the exit status."""
+    """Run one command of the lab; returns the exit status. Raises LabError."""
     args = _parser().parse_args()
-    try:
-        if args.command == "setup":
-            setup.install()
-            return 0
-        return _COMMANDS[args.command](args)
-    except GuestLost as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 125
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    if args.command == "setup":
+        setup.install()
+        return 0
+    return _COMMANDS[args.command](args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)
