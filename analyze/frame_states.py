@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -10,7 +12,17 @@ from analyze.analysis import Analysis
 from analyze.users import USER_LABELS
 from collect.schema import HUGE_FRAME_PAGES, Level
 
-__all__ = ["HOLE", "LEAF_1G", "LEAF_2M", "SPLIT_BEFORE", "USER_STATES", "frame_states", "splits_of_2m"]
+__all__ = [
+    "HOLE",
+    "LEAF_1G",
+    "LEAF_2M",
+    "SPLIT_BEFORE",
+    "USER_STATES",
+    "Cells",
+    "cells_of",
+    "frame_states",
+    "splits_of_2m",
+]
 
 HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE = 0, 1, 2, 3
 USER_STATES: dict[str, int] = {name: 4 + i for i, name in enumerate(USER_LABELS)}
@@ -29,6 +41,27 @@ def frame_states(analysis: Analysis) -> npt.NDArray[np.uint8]:
     states[frames[still]] = users[still]
     end = np.flatnonzero(states != HOLE)
     return states[: int(end[-1]) + 1] if len(end) else states[:0]
+
+
+class Cells(NamedTuple):
+    """Frames drawn `per_cell` to a cell.
+
+    Attributes:
+        state: [cells] of the frame that comes last in the legend: a split meanwhile goes before all else.
+        quarters: [cells] of the cell's memory that 4K entries map, rounded up: 4 for all of it, 0 for none.
+    """
+
+    state: npt.NDArray[np.uint8]
+    quarters: npt.NDArray[np.uint8]
+
+
+def cells_of(states: npt.NDArray[np.uint8], per_cell: int, n_cells: int) -> Cells:
+    """The first `n_cells` cells; beyond the last frame there are holes."""
+    padded = np.full(n_cells * per_cell, HOLE, np.uint8)
+    padded[: len(states)] = states[: len(padded)]
+    frames = padded.reshape(n_cells, per_cell)
+    there, in_4k = np.count_nonzero(frames != HOLE, axis=1), np.count_nonzero(frames >= SPLIT_BEFORE, axis=1)
+    return Cells(frames.max(axis=1), (-(-4 * in_4k // np.maximum(there, 1))).astype(np.uint8))
 
 
 def splits_of_2m(analysis: Analysis) -> pd.DataFrame:

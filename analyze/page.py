@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from analyze.plain_text import plain
 from analyze.plots_style import CSS
+from analyze.report_words import number
 from collect import __version__
 
 __all__ = [
@@ -65,12 +66,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Layer:
-    """All cells of a block that are in one state: SVG paths of their area and of their marks; `key` is of a colour of `plots_style.CSS`."""
+    """All cells of a block that are in one state: SVG paths of their area and of their marks; `key` is of a colour of `plots_style.CSS`,
+    `opacity` how much of it covers what lies below."""
 
     key: str
     area: str
     marks: str
     dark_mark: bool = False
+    opacity: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class MapView:
     n_unnamed: int
     """Cells in 4K entries that cannot be pointed at."""
     any_giga: bool
+    shaded: bool
+    """Cells stand for several frames: those in 4K from before are the darker the more of them is."""
     files: Sequence[str] = ()
 
 
@@ -240,4 +245,5 @@ def render(template: str, *, templates: Sequence[Path] = (), **context: Any) -> 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["number"] = number
     return environment.get_template(template).render(tool_version=__version__, plot_css=Markup(CSS), **context)

@@ -20,7 +20,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Transform
 
-from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES
+from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, Cells, cells_of
 from analyze.plots_style import FAINT, INK, LEVELS, PAPER, USERS, Look, drawing, settled
 from analyze.report_words import count, number
 
@@ -105,19 +105,17 @@ def _looks() -> dict[int, Look]:
     return levels | {state: USERS[name] for name, state in USER_STATES.items()}
 
 
-def _cells(states: npt.NDArray[np.uint8], lines: _Lines) -> npt.NDArray[np.uint8]:
-    """States as [line, cell]; where a cell stands for several frames, the split that comes last in the legend wins."""
+def _cells(states: npt.NDArray[np.uint8], lines: _Lines) -> Cells:
+    """As [line, cell]; where a cell stands for several frames, the split that comes last in the legend wins."""
     n_lines = int(lines.kept[-1]) + 1 if len(lines.kept) else 0
-    padded = np.full(n_lines * lines.frames, HOLE, np.uint8)
-    padded[: min(len(states), len(padded))] = states[: len(padded)]
-    cells: npt.NDArray[np.uint8] = padded.reshape(-1, lines.per_cell).max(axis=1).reshape(n_lines, lines.across)
-    return cells[lines.kept]
+    cells = cells_of(states, lines.per_cell, n_lines * lines.across)
+    return Cells(*(column.reshape(n_lines, lines.across)[lines.kept] for column in cells))
 
 
 def _title(lines: _Lines, n_split_1g: int) -> str:
     outlined = "; outlined: its 1G entry was split" if n_split_1g and lines.frames <= FRAMES_PER_GIB else ""
     if lines.per_cell > 1:
-        return f"Physical memory: a cell for {2 * lines.per_cell} MiB, and who split a 2M frame of it"
+        return f"Physical memory: a cell for {2 * lines.per_cell} MiB, and who split a 2M frame of it; grey: how much of it is in 4K"
     return f"Physical memory: a cell for each 2M frame, and who split it{outlined}"
 
 
@@ -130,13 +128,10 @@ def _axes(axes: Axes, lines: _Lines) -> None:
     marked = sorted({*starts, *gaps, *([0] if len(lines.kept) else [])})
     axes.set_yticks([float(lines.top[i]) for i in marked], [f"{lines.kept[i] / per_gib:g}" for i in marked])
     mib = 2 * lines.frames
-    axes.set_xticks(np.linspace(0, lines.across, 5), [f"{mib * i // 4}" for i in range(5)])
+    unit, of_unit = ("MiB", mib) if lines.frames <= FRAMES_PER_GIB else ("GiB", mib / 1024)
+    axes.set_xticks(np.linspace(0, lines.across, 5), [f"{of_unit * i / 4:g}" for i in range(5)])
     axes.set_ylabel("physical address [GiB]")
-    axes.set_xlabel(
-        "offset within the line [MiB]"
-        if lines.frames <= FRAMES_PER_GIB
-        else f"offset within the line of {mib // 1024} GiB [MiB]"
-    )
+    axes.set_xlabel(f"offset within the line [{unit}]")
     axes.set_xlim(-0.2, lines.across + 0.2)
     axes.set_ylim(lines.bottom + 0.3, -0.3)
     axes.tick_params(length=2.5)
@@ -159,23 +154,39 @@ def _outline(axes: Axes, split_1g: npt.NDArray[np.int64], lines: _Lines) -> None
             )
 
 
-def _draw_state(axes: Axes, cells: npt.NDArray[np.uint8], state: int, look: Look, lines: _Lines) -> None:
-    """All cells of one state as one path, and over them the marks of the state as another."""
-    line, x = np.nonzero(cells == state)
-    if len(line) == 0:
-        return
-    y = lines.top[line]
-    run_x, run_y, run_n = _runs(x, y)
-    axes.add_patch(
-        PathPatch(_boxes(run_x, run_y, run_n), facecolor=look.light, edgecolor=look.light, linewidth=0.2, zorder=2)
-    )
-    if lines.across <= _MARKED and look.mark:
+def _draw_state(axes: Axes, cells: Cells, state: int, look: Look, lines: _Lines) -> None:
+    """All cells of one state as one path, and over them the marks of the state as another.
+
+    Of those in 4K from before, as much of the colour as there is of it, over that of 2M entries.
+    """
+    own = cells.state == state
+    if state == SPLIT_BEFORE and lines.per_cell > 1:
+        _fill(axes, own, LEVELS["2M"].light, lines)
+        for quarters in range(1, 5):
+            _fill(axes, own & (cells.quarters == quarters), look.light, lines, quarters / 4)
+    else:
+        _fill(axes, own, look.light, lines)
+    line, x = np.nonzero(own)
+    if len(line) and lines.across <= _MARKED and look.mark:
         width = 0.9 if lines.across == 64 else 0.5
         axes.add_patch(
             PathPatch(
-                _marks(x, y, look.mark), facecolor="none", edgecolor=_mark_colour(look), linewidth=width, zorder=3
+                _marks(x, lines.top[line], look.mark),
+                facecolor="none",
+                edgecolor=_mark_colour(look),
+                linewidth=width,
+                zorder=3,
             )
         )
+
+
+def _fill(axes: Axes, own: npt.NDArray[np.bool_], colour: str, lines: _Lines, alpha: float = 1.0) -> None:
+    """The cells `own`, as one path."""
+    line, x = np.nonzero(own)
+    if len(line):
+        box = _boxes(*_runs(x, lines.top[line]))
+        edge = colour if alpha == 1 else "none"  # an edge would be drawn over the neighbour's
+        axes.add_patch(PathPatch(box, facecolor=colour, edgecolor=edge, linewidth=0.2, zorder=2, alpha=alpha))
 
 
 def _runs(

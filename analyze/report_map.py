@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.analysis import Analysis
-from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, frame_states, splits_of_2m
+from analyze.frame_states import (
+    HOLE,
+    LEAF_1G,
+    LEAF_2M,
+    SPLIT_BEFORE,
+    USER_STATES,
+    Cells,
+    cells_of,
+    frame_states,
+    splits_of_2m,
+)
 from analyze.page import Layer, LegendView, MapBlock, MapView, Spot, plain
 from analyze.plots_style import MARKS, USERS, Look
 from analyze.report_keepers import cause_text
@@ -31,6 +41,7 @@ MAX_SPOTS = 1000
 MAX_NAMES = 3
 
 _CELLS = ACROSS * DOWN
+_WHOLE = 4  # quarters
 _KEYS = {LEAF_1G: "level-1G", LEAF_2M: "level-2M", SPLIT_BEFORE: "level-4K"} | {
     state: f"user-{name}" for name, state in USER_STATES.items()
 }
@@ -50,21 +61,20 @@ def map_view(analysis: Analysis, kept: Who) -> MapView:
     n_gib = max(1, -(-len(states) // _CELLS))
     per_cell = 1 << max(0, int(np.ceil(np.log2(n_gib / MAX_BLOCKS))))
     n_blocks = -(-n_gib // per_cell)
-    padded = np.full(n_blocks * _CELLS * per_cell, HOLE, np.uint8)
-    padded[: len(states)] = states
-    cells = padded.reshape(-1, per_cell).max(axis=1).reshape(n_blocks, _CELLS)
+    cells = cells_of(states, per_cell, n_blocks * _CELLS)
+    of_block = [Cells(*(column[i * _CELLS : (i + 1) * _CELLS] for column in cells)) for i in range(n_blocks)]
     names, n_unnamed = _spots(analysis, kept, states, per_cell)
     splits = analysis.attribution.splits
     gigas = set((splits.loc[splits["level"] == Level.G1, "pfn"] // LEAF_PAGES[Level.G1] // per_cell).tolist())
     blocks = [
         MapBlock(
             label=f"{number(block * per_cell)} GiB",
-            layers=_layers(cells[block]),
+            layers=_layers(of_block[block]),
             spots=names.get(block, []),
             giga_split=block in gigas,
         )
         for block in range(n_blocks)
-        if (cells[block] != HOLE).any()
+        if (of_block[block].state != HOLE).any()
     ]
     counts = np.bincount(states, minlength=256)
     return MapView(
@@ -78,6 +88,7 @@ def map_view(analysis: Analysis, kept: Who) -> MapView:
         line=memory(per_cell * HUGE_FRAME_PAGES * ACROSS),
         n_unnamed=n_unnamed,
         any_giga=bool(gigas),
+        shaded=per_cell > 1,
     )
 
 
@@ -96,21 +107,35 @@ def _dark(state: int) -> bool:
     return look is not None and look.dark_mark
 
 
-def _layers(cells: npt.NDArray[np.uint8]) -> list[Layer]:
-    """A path for each state that occurs: runs of cells, and over them a stroke in each cell of a user with a mark."""
+def _layers(cells: Cells) -> list[Layer]:
+    """A path for each state that occurs: runs of cells, and over them a stroke in each cell of a user with a mark.
+
+    Cells in 4K from before of which only a part is: as much of that colour over that of 2M entries.
+    """
     layers = []
     for state, key in _KEYS.items():
-        at = np.flatnonzero(cells == state)
-        if not len(at):
+        own = cells.state == state
+        if state != SPLIT_BEFORE:
+            layers += _layer(own, state, key)
             continue
-        x, y = at % ACROSS, at // ACROSS
-        starts = np.flatnonzero(np.concatenate([[True], (np.diff(at) != 1) | (np.diff(y) != 0)]))
-        widths = np.diff(np.append(starts, len(at)))
-        area = "".join(f"M{x[i]} {y[i]}h{n}v1h-{n}z" for i, n in zip(starts.tolist(), widths.tolist(), strict=True))
-        strokes = _marks(state)
-        marks = [f"M{i} {j}" for i, j in zip(x.tolist(), y.tolist(), strict=True)] if strokes else []
-        layers.append(Layer(key, area, "".join(start + strokes for start in marks), _dark(state)))
+        layers += _layer(own & (cells.quarters < _WHOLE), LEAF_2M, _KEYS[LEAF_2M])
+        for quarters in range(1, _WHOLE + 1):
+            layers += _layer(own & (cells.quarters == quarters), state, key, quarters / _WHOLE)
     return layers
+
+
+def _layer(own: npt.NDArray[np.bool_], state: int, key: str, opacity: float = 1.0) -> list[Layer]:
+    """The cells `own` in one colour; nothing where there are none."""
+    at = np.flatnonzero(own)
+    if not len(at):
+        return []
+    x, y = at % ACROSS, at // ACROSS
+    starts = np.flatnonzero(np.concatenate([[True], (np.diff(at) != 1) | (np.diff(y) != 0)]))
+    widths = np.diff(np.append(starts, len(at)))
+    area = "".join(f"M{x[i]} {y[i]}h{n}v1h-{n}z" for i, n in zip(starts.tolist(), widths.tolist(), strict=True))
+    strokes = _marks(state)
+    marks = [f"M{i} {j}" for i, j in zip(x.tolist(), y.tolist(), strict=True)] if strokes else []
+    return [Layer(key, area, "".join(start + strokes for start in marks), _dark(state), opacity)]
 
 
 def _spots(

@@ -10,7 +10,7 @@ import pytest
 
 from analyze import report_map
 from analyze.analysis import Analysis, analyse
-from analyze.frame_states import HOLE, LEAF_2M, SPLIT_BEFORE, frame_states, splits_of_2m
+from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, cells_of, frame_states, splits_of_2m
 from analyze.page import MapView, Spot
 from analyze.report_map import ACROSS, DOWN, MAX_BLOCKS, map_view
 from analyze.who import Who, who
@@ -113,3 +113,36 @@ def test_what_has_no_room_for_a_name_is_counted(
     found = map_view(*analysed)
     assert len(spots(found)) == 100 and found.n_unnamed == len(spots(view)) - 100
     assert not any("before the recording" in spot.text for _, spot in spots(found)), "those of the recording go first"
+
+
+def test_a_cell_of_several_frames_is_as_dark_as_it_is_in_4k(
+    analysed: tuple[Analysis, Who], view: MapView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    per_cell = 8
+    states = np.full((512 * MAX_BLOCKS, per_cell), LEAF_2M, np.uint8)
+    states[0, :1] = SPLIT_BEFORE  # an eighth: the first quarter
+    states[1, :4] = SPLIT_BEFORE
+    states[2, :5] = SPLIT_BEFORE
+    states[3] = SPLIT_BEFORE
+    states[4, 3:] = HOLE
+    states[4, :3] = SPLIT_BEFORE  # all that is there
+    states[5, 7] = USER_STATES["module"]
+    monkeypatch.setattr(report_map, "frame_states", lambda _: states.reshape(-1))
+    found = map_view(*analysed)
+    assert found.shaded and not view.shaded
+    layers = found.blocks[0].layers
+    dark = {layer.opacity: painted(layer.area) for layer in layers if layer.key == "level-4K"}
+    assert dark == {0.25: {(0, 0)}, 0.5: {(1, 0)}, 0.75: {(2, 0)}, 1.0: {(3, 0), (4, 0)}}
+    (whole, below) = (painted(layer.area) for layer in layers if layer.key == "level-2M")
+    assert below == {(0, 0), (1, 0), (2, 0)} and (6, 0) in whole and len(whole) == 512 - 6
+    (user,) = (layer for layer in layers if layer.key == "user-module")
+    assert painted(user.area) == {(5, 0)} and user.opacity == 1
+    assert all(layer.opacity == 1 for block in view.blocks for layer in block.layers)
+
+
+def test_cells_show_the_split_that_comes_last_and_how_much_is_in_4k() -> None:
+    states = np.array([LEAF_1G, LEAF_1G, LEAF_2M, SPLIT_BEFORE, HOLE, SPLIT_BEFORE, LEAF_2M], np.uint8)
+    assert [column.tolist() for column in cells_of(states, 2, 5)] == [
+        [LEAF_1G, SPLIT_BEFORE, SPLIT_BEFORE, LEAF_2M, HOLE],
+        [0, 2, 4, 0, 0],
+    ]
