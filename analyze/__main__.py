@@ -26,7 +26,7 @@ COMMANDS = (
     "export",
     "info",
 )
-"""Each is a module `analyze.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
+"""Each is a module `analyze.commands.NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
 
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help and `info` need not wait.
 """
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> OneLineParser:
     parser, commands = program("directmap-analyze", DOES, EXAMPLES)
     for name in COMMANDS:
-        import_module(f"analyze.command_{name}").add_to(commands)
+        import_module(f"analyze.commands.{name}").add_to(commands)
     add_completion(commands, parser)
     add_manual(commands, parser)
     return parser

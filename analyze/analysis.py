@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analyze.attribute import Attribution, attribute
-from analyze.beside import pages_beside
-from analyze.page_events import PageEvents
+from analyze.pages.beside import pages_beside
+from analyze.pages.events import PageEvents
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.verify import verify
 from collect.trace import Trace, open_trace

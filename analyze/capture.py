@@ -11,8 +11,8 @@ import pandas as pd
 
 from analyze.attribute import attribute
 from analyze.causes import By
+from analyze.pages.scatter import Scatter
 from analyze.reconstruct import Rebuild, rebuild
-from analyze.scatter import Scatter
 from analyze.trust import Trust, trust
 from analyze.verify import verify
 from analyze.who import STATES, who

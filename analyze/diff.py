@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analyze.attribute_words import attribute_words
 from analyze.directmap import FRAME, GIGA, DirectMap, new_log
 from analyze.history import History
 from analyze.keepers import Makers
@@ -18,6 +17,7 @@ from analyze.losses import Doubt, lost_for
 from analyze.playback import LeafCounts, Notes, Prediction
 from analyze.special_pages import last_change
 from analyze.state_summary import LEVEL_NAMES
+from analyze.words.attributes import attribute_words
 from collect.schema import ATTRS_HARDWARE, LEAF_PAGES, Level
 
 __all__ = ["MAX_LISTED", "REREAD", "Diff", "diff"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyze.losses import CONCLUSIONS, Doubt, loss_of
-from analyze.terminal import counted, wrapped
+from analyze.words.terminal import counted, wrapped
 from collect.trace import Trace
 
 __all__ = ["clock", "warnings"]

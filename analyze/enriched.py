@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from analyze.analysis import Analysis
 from analyze.attribute import USER_NAMES
-from analyze.plain_text import plain
+from analyze.words.plain_text import plain
 from collect.schema import ChangeKind, Pte, Space
 
 __all__ = ["ENRICHED", "attrs_text", "changes", "levels", "special_pages", "split_frames", "splits"]

@@ -16,8 +16,8 @@ from analyze.attribute import USER_NAMES
 from analyze.counter_series import CounterSeries
 from analyze.loss_times import MAX_SPANS, Gap, LossSpan, Lost, gaps_between_readings, losses_over_time
 from analyze.losses import ARRAY_PAGES, CONCLUSIONS, Doubt, lost_for
-from analyze.page_events import page_events
-from analyze.plain_text import plain
+from analyze.pages.events import page_events
+from analyze.words.plain_text import plain
 from collect.schema import LEAF_PAGES, Level
 from collect.trace import Trace
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analyze.attribute_words import attribute_words
 from analyze.decoded import decoded_table, level_category
 from analyze.history import History, span_of
 from analyze.when import Span, parse
+from analyze.words.attributes import attribute_words
 from collect.schema import ATTRS_HARDWARE, LEAF_PAGES
 from collect.trace import Trace
 

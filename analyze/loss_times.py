@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from analyze.counter_series import CounterSeries
 from analyze.losses import ARRAY_PAGES, CONCLUSIONS, loss_of
-from analyze.plain_text import plain
+from analyze.words.plain_text import plain
 from collect.trace import Trace
 
 __all__ = ["MAX_SPANS", "Gap", "LossSpan", "Lost", "gaps_between_readings", "losses_over_time"]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyze.attribute_words import attribute_words
 from analyze.directmap import DirectMap, Runs
 from analyze.history import History
 from analyze.losses import Doubt, lost_for
+from analyze.words.attributes import attribute_words
 from analyze.zones import Zones, pages_by_zone, zones_of
 from collect.schema import ATTRS_HARDWARE, LEAF_PAGES, Level
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from analyze.losses import Doubt, lost_for
-from analyze.terminal import counted
+from analyze.words.terminal import counted
 
 if TYPE_CHECKING:
     from analyze.verify import Verification

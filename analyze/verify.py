@@ -13,7 +13,6 @@ from analyze.compare import Difference, compare
 from analyze.counter_check import SplitCount, check_counters
 from analyze.directmap import FRAME
 from analyze.losses import ARRAY_PAGES, Doubt, lost_for
-from analyze.mismatch_words import Told
 from analyze.moments import MomentCheck, check_moments
 from analyze.observed_splits import SplitDifference, compare_splits
 from analyze.reconstruct import Rebuild, rebuild
@@ -22,6 +21,7 @@ from analyze.rule_count import count_rules
 from analyze.rule_names import Rule
 from analyze.snapshots import load_map
 from analyze.stacks import Stacks
+from analyze.words.mismatches import Told
 from collect.schema import ChangeKind, Level, Moment
 from collect.trace import Trace
 

@@ -20,8 +20,8 @@ from analyze.causes import By, cause_names, label
 from analyze.directmap import FRAME, GIGA, DirectMap
 from analyze.healing import Holds, Order, healing_order, hold
 from analyze.keepers import keepers
+from analyze.pages.scatter import Scatter, scatter, scatter_by
 from analyze.reconstruct import Rebuild
-from analyze.scatter import Scatter, scatter, scatter_by
 from analyze.special_pages import END_NS, splits_by
 from analyze.stacks import Stacks
 from collect.schema import Level

@@ -13,7 +13,7 @@ from collect.manual import add_manual
 __all__ = ["main"]
 
 COMMANDS = ("run", "compare", "sweep", "policies")
-"""Each is a module `replay.command_NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
+"""Each is a module `replay.commands.NAME` with `add_to(subparsers)`, which names its options and sets `run(options)`.
 
 What takes long to load (compiled code, a plotting library) they import in `run`, so that help need not wait.
 """
@@ -36,7 +36,7 @@ def _parser() -> OneLineParser:
     does = "Replay a recorded load as if the kernel had had a cache for unmapped pages."
     parser, commands = program("directmap-replay", does, EXAMPLES)
     for name in COMMANDS:
-        import_module(f"replay.command_{name}").add_to(commands)
+        import_module(f"replay.commands.{name}").add_to(commands)
     add_completion(commands, parser)
     add_manual(commands, parser)
     return parser

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analyze.analysis import analyse
-from analyze.page import Picture, TraceView, plain
-from analyze.report import claim_output, write_page
+from analyze.report.page import Picture, TraceView, plain
+from analyze.report.writer import claim_output, write_page
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from replay.judgement import BOUND, SUBJECT, judge

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyze.report_words import count, duration, enumeration, memory, number
 from analyze.users import USER_LABELS
+from analyze.words.numbers import count, duration, enumeration, memory, number
 from collect.schema import HUGE_FRAME_PAGES
 from replay.judgement import IN_LINUX, Judgement, Verdict
 from replay.results import Interval
 
 if TYPE_CHECKING:
-    from analyze.page import State
+    from analyze.report.page import State
 
 __all__ = ["CACHE", "between", "happened", "headline", "idle_text", "judged", "percent", "sureness", "sureness_clauses"]
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from analyze.entries import FRAME, FRAME_SHIFT
 from analyze.jit import kernel, signed
 from analyze.losses import Doubt, lost_for
-from analyze.page_pass import MAX_ORDER, MAX_SLABS
+from analyze.pages.passes import MAX_ORDER, MAX_SLABS
 from collect.schema import HUGE_FRAME_PAGES, PageEvent
 from collect.trace import Trace
 from replay.next_pages import every_page_recorded

@@ -50,7 +50,7 @@ def write_outputs(
             elif path.suffix.lower() == ".json":
                 path.write_text(json.dumps(json_value(), allow_nan=False, indent=1) + "\n", encoding="utf-8")
             else:
-                from analyze.plots_style import save
+                from analyze.plots.style import save
 
                 drawn = figure() if drawn is None else drawn
                 save(drawn, path)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from analyze.page import Check, Picture, plain
-from analyze.plots_style import inline_svg
+from analyze.plots.style import inline_svg
+from analyze.report.page import Check, Picture, plain
 from replay.costs import Costs
 from replay.judgement import Judgement, Verdict
 from replay.judgement_words import between, happened, headline, judged, sureness_clauses

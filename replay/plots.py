@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyze.plots_style import FAINT, PAPER, USERS, drawing, inline_svg
+from analyze.plots.style import FAINT, PAPER, USERS, drawing, inline_svg
 from replay.results import PolicyResult
 
 __all__ = ["png", "split_figure", "svg"]
@@ -105,7 +105,7 @@ def _ends(lo: float, hi: float) -> str:
 
 
 def svg(results: Sequence[PolicyResult]) -> str:
-    """The figure as an <svg> element for a page that holds `analyze.plots_style.CSS` (it also stands alone, light)."""
+    """The figure as an <svg> element for a page that holds `analyze.plots.style.CSS` (it also stands alone, light)."""
     ends = "; ".join(f"{r.policy} {r.split_2m}" for r in results)
     return inline_svg(split_figure(results), "replay", f"2M frames split over time by policy, at the end: {ends}")
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analyze.plots_style import FAINT, INK, USERS, drawing
+from analyze.plots.style import FAINT, INK, USERS, drawing
 from replay.measures import MEASURES
 from replay.side_by_side import SideBySide
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from analyze.plots_style import FAINT, INK, LEVELS, USERS, drawing, settled
+from analyze.plots.style import FAINT, INK, LEVELS, USERS, drawing, settled
 from replay.judgement import BOUND, SUBJECT, frames_apart
 from replay.judgement_words import between
 from replay.measures import BASELINE

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from analyze.plots_style import FAINT, INK, drawing
+from analyze.plots.style import FAINT, INK, drawing
 from replay.measures import MEASURES, Measure
 from replay.plots_compare import COLOURS, MARKS, PANELS
 from replay.side_by_side import Row

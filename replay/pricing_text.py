@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analyze.terminal import COLUMNS, clean, wrapped
+from analyze.words.terminal import COLUMNS, clean, wrapped
 from replay.costs import Costs
 from replay.pricing import Pricing
 from replay.published import published_lines

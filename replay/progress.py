@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from analyze.terminal import clean
+from analyze.words.terminal import clean
 from collect.progress import Line, duration, terminal
 
 __all__ = ["Progress"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from analyze.terminal import wrapped
+from analyze.words.terminal import wrapped
 
 __all__ = ["RESULTS", "Published", "published_lines"]
 

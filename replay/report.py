@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analyze.analysis import Analysis
-from analyze.page import TraceView
-from analyze.plots_style import save
-from analyze.report import PAGE, write_analysis, write_page, writing
+from analyze.plots.style import save
+from analyze.report.page import TraceView
+from analyze.report.writer import PAGE, write_analysis, write_page, writing
 from replay.costs import Costs
 from replay.judgement import Judgement
 from replay.page_view import JudgedView, ReplayView, judged_view, replay_view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analyze.terminal import COLUMNS, clean, wrapped
+from analyze.words.terminal import COLUMNS, clean, wrapped
 from replay.costs import Costs
 from replay.measures import COST, MAP
 from replay.pricing_text import pricing_lines

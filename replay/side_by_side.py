@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyze.terminal import clean, size
+from analyze.words.terminal import clean, size
 from collect.errors import TraceError
 from replay.costs import Costs
 from replay.measures import BASELINE, MEASURES, saved, saved_by_user

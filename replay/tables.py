@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from analyze.report_words import as_ascii
-from analyze.terminal import COLUMNS, clean
+from analyze.words.numbers import as_ascii
+from analyze.words.terminal import COLUMNS, clean
 from replay.caveats import PUBLISHED
 from replay.costs import Costs
 from replay.judgement import Judgement

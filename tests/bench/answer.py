@@ -21,8 +21,8 @@ def report(trace: Path) -> dict[str, Any]:
     """All of `report` but the drawing: levels, verification, attribution, page events, free blocks, health."""
     from analyze.analysis import analyse_trace
     from analyze.counter_series import CounterSeries
-    from analyze.free_blocks import free_blocks
     from analyze.health import health
+    from analyze.pages.free_blocks import free_blocks
     from collect.trace import open_trace
 
     opened = open_trace(trace)
@@ -40,7 +40,7 @@ def report(trace: Path) -> dict[str, Any]:
 
 
 def pages(trace: Path) -> dict[str, Any]:
-    from analyze.page_events import page_events
+    from analyze.pages.events import page_events
     from collect.trace import open_trace
 
     found = page_events(open_trace(trace))

@@ -62,7 +62,8 @@ def read(directory: Path, _: int) -> None:
 
 def rebuilt(directory: Path, _: int) -> None:
     """Rebuild the state, verify and attribute it; the numbers of a report."""
-    from analyze import report, report_view
+    from analyze.report import view as report_view
+    from analyze.report import writer as report
 
     out = directory.with_name(directory.name + "-numbers")
     with (
@@ -82,7 +83,7 @@ class _NoPictures(dict[str, None]):
 
 def drawn(directory: Path, _: int) -> None:
     """The whole report, with its pictures."""
-    from analyze.report import write_report
+    from analyze.report.writer import write_report
 
     out = directory.with_name(directory.name + "-report")
     with _one_line(directory):

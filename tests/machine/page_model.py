@@ -1,4 +1,4 @@
-"""The plain twin of analyze.page_pass: a dict from page to what it is allocated as. Slow, and easy to see through."""
+"""The plain twin of analyze.pages.passes: a dict from page to what it is allocated as. Slow, and easy to see through."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from analyze.attribute import Attribution, attribute
 from analyze.causes import By
 from analyze.history import History
 from analyze.keepers import keepers
+from analyze.pages.scatter import BUCKETS, scatter
 from analyze.reconstruct import Rebuild, rebuild
-from analyze.scatter import BUCKETS, scatter
 from analyze.special_pages import END_NS
 from analyze.who import who
 from collect.schema import RegionEvent, RegionKind, Tier

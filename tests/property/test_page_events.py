@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyze.page_events import PageEvents, page_events
-from analyze.page_names import gfp_names
+from analyze.pages.events import PageEvents, page_events
+from analyze.pages.names import gfp_names
 from collect.schema import NO_PFN, TABLES, PageEvent
 from collect.trace import Trace, open_trace
 from tests.machine.page_model import PageModel

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analyze.page_events import page_events
+from analyze.pages.events import page_events
 from analyze.reconstruct import rebuild
 from analyze.verify import verify
 from collect.trace import open_trace

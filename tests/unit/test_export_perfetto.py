@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as perfetto
 
-from analyze import export_perfetto
-from analyze import perfetto as perfetto_writer
 from analyze.__main__ import main
+from analyze.export import perfetto as export_perfetto
+from analyze.export import perfetto_writer
+from analyze.export.perfetto_writer import BEGIN, END, Events, Writer
+from analyze.export.protobuf import varint
 from analyze.nesting import _nest, nested_events
-from analyze.perfetto import BEGIN, END, Events, Writer
-from analyze.protobuf import varint
 from collect.schema import TABLES
 from collect.trace import open_trace
 from tests.machine import write_trace

@@ -15,7 +15,7 @@ import pytest
 from analyze.__main__ import main
 from analyze.analysis import Analysis, analyse
 from analyze.enriched import ENRICHED, attrs_text
-from analyze.export_tables import BATCH_ROWS
+from analyze.export.tables import BATCH_ROWS
 from collect.schema import Pte
 from collect.trace import open_trace
 from tests.machine import write_trace

@@ -14,8 +14,8 @@ from analyze.analysis import analyse_trace
 from analyze.counter_series import CounterSeries
 from analyze.doubts import warnings
 from analyze.health import Health, health
-from analyze.health_words import health_lines, verdict_lines
 from analyze.losses import Doubt
+from analyze.words.health import health_lines, verdict_lines
 from collect.schema import TABLES
 from collect.trace import open_trace
 from tests.machine import write_trace

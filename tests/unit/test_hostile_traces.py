@@ -21,7 +21,7 @@ from analyze.__main__ import main
 from analyze.analysis import analyse
 from analyze.directmap import MAX_TB
 from analyze.reconstruct import rebuild
-from analyze.report import write_report
+from analyze.report.writer import write_report
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from collect.recovery import recover

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numba.core import event
 
-from analyze.beside import pages_beside
 from analyze.jit import Kernel, kernel
-from analyze.page_events import page_events
+from analyze.pages.beside import pages_beside
+from analyze.pages.events import page_events
 from collect.errors import TraceError
 from collect.trace import open_trace
 from tests.machine.rewrite import with_cell
@@ -107,4 +107,4 @@ def test_a_process_beside_ends_with_whoever_began_it() -> None:
     with pytest.raises(KeyboardInterrupt), pages_beside(open_trace(SAMPLE), worth=0):
         raise KeyboardInterrupt
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not [pid for pid in children if b"analyze.beside" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert not [pid for pid in children if b"analyze.pages.beside" in Path(f"/proc/{pid}/cmdline").read_bytes()]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analyze.losses import ARRAY_PAGES, CLASSES, CONCLUSIONS, Doubt, in_doubt, loss_of, lost_for
-from analyze.report_checks import checks, verdict
+from analyze.report.checks import checks, verdict
 from analyze.verify import verify
 from collect.program import GROUPS
 from collect.records import LOSSES

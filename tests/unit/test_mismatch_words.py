@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyze.command_verify import run
-from analyze.mismatch_words import attribute_words, entry_words, mask_words
+from analyze.commands.verify import run
 from analyze.reconstruct import rebuild
 from analyze.verify import verify
+from analyze.words.mismatches import attribute_words, entry_words, mask_words
 from collect.schema import Level, Moment, Pte, Space
 from collect.trace import open_trace
 from tests.machine.rewrite import with_cell, without_rows

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pytest
 
 from analyze.analysis import analyse_trace
-from analyze.command_verify import run
+from analyze.commands.verify import run
 from analyze.health import BROKEN, health
 from analyze.moments import Running, mark_moving
 from analyze.playback import load_course
-from analyze.report_checks import checks, verdict
+from analyze.report.checks import checks, verdict
 from analyze.snapshots import SnapshotTable, snapshots_between
-from analyze.terminal import counted
 from analyze.trust import trust
 from analyze.verify import verify
+from analyze.words.terminal import counted
 from collect.errors import TraceError
 from collect.schema import Moment, Pte, Space
 from collect.trace import Trace, open_trace

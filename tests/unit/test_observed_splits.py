@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyze.command_verify import run
+from analyze.commands.verify import run
 from analyze.reconstruct import rebuild
 from analyze.verify import verify
 from collect.errors import TraceError

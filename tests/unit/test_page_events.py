@@ -14,9 +14,9 @@ import pytest
 
 from analyze.__main__ import main
 from analyze.counter_series import CounterSeries
-from analyze.free_blocks import free_blocks
-from analyze.page_events import page_events
-from analyze.page_names import gfp_names, migratetype_name
+from analyze.pages.events import page_events
+from analyze.pages.free_blocks import free_blocks
+from analyze.pages.names import gfp_names, migratetype_name
 from collect.errors import TraceError
 from collect.page_ring import is_sampled
 from collect.schema import TABLES, PageEvent

@@ -77,13 +77,14 @@ def test_every_module_has_its_place_in_the_layout(package: str, begin: str) -> N
         .partition("| for | modules |")[2]
         .partition("\n\n")[0]
     )
-    named = [name for name in re.findall(r"`([a-z_/.*]+)`", table) if "/" not in name]
-    modules = {path.stem for path in (ROOT / package).glob("[!_]*.py")}
-    prefixes = tuple(name[:-1] for name in named if name.endswith("*"))
-    alone = [name for name in named if not name.endswith("*")]
+    named = [name for name in re.findall(r"`([a-z0-9_/.*]+)`", table) if not name.endswith("/")]
+    files = [path.relative_to(ROOT / package).with_suffix("") for path in (ROOT / package).rglob("*.py")]
+    modules = {str(file) for file in files if not file.name.startswith("_")}
+    folders = tuple(name[:-1] for name in named if name.endswith("/*"))
+    alone = [name for name in named if not name.endswith("/*") and ".c" not in name]
     assert len(set(alone)) == len(alone)
-    assert {name for name in modules if not prefixes or not name.startswith(prefixes)} == set(alone)
-    assert all(any(name.startswith(prefix) for name in modules) for prefix in prefixes)
+    assert {name for name in modules if not folders or not name.startswith(folders)} == set(alone)
+    assert all(any(name.startswith(folder) for name in modules) for folder in folders)
 
 
 def imported(path: Path, *, at_import_only: bool) -> set[str]:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from analyze.analysis import analyse
-from analyze.report import claim_output, write_report
-from analyze.report_checks import checks, verdict
+from analyze.report.checks import checks, verdict
+from analyze.report.writer import claim_output, write_report
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from collect.schema import TABLES

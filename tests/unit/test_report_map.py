@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyze import report_map
 from analyze.analysis import Analysis, analyse
 from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, cells_of, frame_states, splits_of_2m
-from analyze.page import MapView, Spot
-from analyze.report_map import ACROSS, DOWN, MAX_BLOCKS, map_view
+from analyze.report import memory_map as report_map
+from analyze.report.memory_map import ACROSS, DOWN, MAX_BLOCKS, map_view
+from analyze.report.page import MapView, Spot
 from analyze.who import Who, who
 from collect.schema import Level
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from markupsafe import Markup
 
-from analyze.page import (
+from analyze.report.page import (
     Check,
     HealthView,
     KeeperRow,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from analyze.page_events import page_events
-from analyze.report_pages import page_sentences, page_tables
-from analyze.report_words import as_ascii
+from analyze.pages.events import page_events
+from analyze.report.pages import page_sentences, page_tables
+from analyze.words.numbers import as_ascii
 from collect.trace import open_trace
 from tests.machine import write_trace
 from tests.machine.rewrite import with_manifest

@@ -13,12 +13,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES
-from analyze.free_blocks import FreeBlocks
-from analyze.plots_free import free_figure
-from analyze.plots_levels import LevelsOverTime, Moments, SplitsOverTime, levels_figure
-from analyze.plots_map import map_figure
-from analyze.plots_overview import overview_figure
-from analyze.plots_style import CSS, LEVELS, USERS, inline_svg, save
+from analyze.pages.free_blocks import FreeBlocks
+from analyze.plots.free import free_figure
+from analyze.plots.levels import LevelsOverTime, Moments, SplitsOverTime, levels_figure
+from analyze.plots.memory_map import map_figure
+from analyze.plots.overview import overview_figure
+from analyze.plots.style import CSS, LEVELS, USERS, inline_svg, save
 
 GIGA = 1 << 18
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from analyze.__main__ import main
-from analyze.report_words import as_ascii, memory, number
-from analyze.terminal import clean, table, wrapped
+from analyze.words.numbers import as_ascii, memory, number
+from analyze.words.terminal import clean, table, wrapped
 from tests.machine import write_trace
 from tests.machine.rewrite import with_manifest, with_strings
 

@@ -18,7 +18,7 @@ from analyze.causes import By
 from analyze.reconstruct import Rebuild, rebuild
 from analyze.snapshots import load_snapshot
 from analyze.who import STATES, Who, who
-from analyze.who_text import cause_text
+from analyze.words.who import cause_text
 from collect.schema import ATTRS_HARDWARE, Level, Moment, Pte
 from collect.trace import open_trace
 from tests.machine import COLLECTOR, write_trace

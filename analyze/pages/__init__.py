@@ -1,0 +1,1 @@
+"""What page events and free blocks tell."""

@@ -1,0 +1,1 @@
+"""The report of a trace: one page, its pictures and numbers."""

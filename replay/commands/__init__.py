@@ -1,0 +1,1 @@
+"""The commands of `directmap-replay`, one module each."""
