@@ -150,6 +150,8 @@ def doubts(rows: Sequence[Row]) -> list[str]:
             found.append(f"{trace} lost {facts['lost']:,} events; bounds do not cover what they did.")
         if not facts["complete"]:
             found.append(f"{trace} was cut off and recovered: its last moments may be missing.")
+        if facts["complete"] and not facts["lost"] and not facts["exact"]:
+            found.append(f"{trace} is not proven exact: directmap-analyze verify says what does not fit.")
     if len(of) < 2:
         return found
     for differs, text, why in _DIFFERENCES:

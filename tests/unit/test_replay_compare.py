@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from analyze.reconstruct import rebuild
+from collect.schema import Level
+from collect.trace import open_trace
 from replay.__main__ import main
 from replay.measures import MEASURES, saved
 from replay.results import Interval
 from replay.run import run_policies
 from replay.side_by_side import SideBySide, compare
 from tests.machine import write_trace
-from tests.machine.rewrite import with_manifest
+from tests.machine.rewrite import with_manifest, without_rows
 
 SAMPLES = Path(__file__).parents[2] / "sample_traces"
 BPF, CHURN = SAMPLES / "5.10-bpf", SAMPLES / "6.1-churn"
@@ -75,6 +78,9 @@ def test_what_makes_it_unfair_is_said(found: SideBySide, small: Path, tmp_path: 
         "Some CPUs were emulated": with_manifest(small, tmp_path / "native", cpu={"emulated": False}),
         "Page events were not recorded alike": with_manifest(small, tmp_path / "all", sampling={"pages": "all"}),
     }  # fmt: skip
+    splits = rebuild(open_trace(small)).splits
+    row = int(splits.loc[splits["level"] == Level.M2, "row"].iloc[0])
+    other["is not proven exact"] = without_rows(small, tmp_path / "without", "changes", [row])
     for words, trace in other.items():
         doubts = compare([small, trace], ["none"]).doubts
         assert [doubt for doubt in doubts if words in doubt], (words, doubts)
