@@ -98,6 +98,7 @@ def test_a_line_is_plain_and_written_over_on_a_terminal() -> None:
 
 def test_at_most_two_refreshes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     for view, terminal in ((OneLine(first := Terminal(), over=True), first), (Table(second := Terminal()), second)):
         sizes = []

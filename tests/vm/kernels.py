@@ -147,6 +147,8 @@ def _unpack_with_parts(apt: packages.Apt, package: str, tree: Path, versions: di
     depends = apt.fields(package).get("Depends", "")
     parts = re.findall(r"\blinux-(?:base|binary|modules|headers|kbuild)-\d[^\s,(|:]+", depends)
     for part in parts:
+        if part.startswith("linux-base-") and not apt.names(re.escape(part)):
+            continue  # /boot/config and System.map: the archive drops them before the rest, and nothing here reads them
         if part not in versions:
             _unpack_with_parts(apt, part, tree, versions)
 
