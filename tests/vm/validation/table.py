@@ -152,6 +152,44 @@ def reached(found: Sequence[Outcome]) -> str:
     )
 
 
+_OTHERWISE = (
+    (
+        "7.2",
+        "aged",
+        "vmalloc of 7.2 takes blocks of order 1 and up where 6.12 took single pages (20251021194455.33351-2-vishal.moola@gmail.com; "
+        "`directmap-analyze pages sample_traces/7.2-churn`), and in aged memory those lie where nothing was split before",
+    ),
+    (
+        "6.12",
+        "",
+        "under `none` nothing is modelled, so this is what the page allocators of 6.1 and 6.12 hand out otherwise",
+    ),
+)
+"""Kernel and memory whose runs differ for more than the policy's sake, and why. A replay knows the recorded kernel alone."""
+
+
+def why(found: Sequence[Outcome]) -> str:
+    """What stands behind the errors, in a sentence each, and the error of the runs that are left."""
+    left = [outcome for outcome in found if outcome.counts]
+    words = []
+    for kernel, memory, reason in _OTHERWISE:
+        mine = [o for o in left if o.run.target.kernel == kernel and memory in ("", o.run.source.memory)]
+        left = [o for o in left if o not in mine]
+        if mine:
+            low = sum(outcome.error < 0 for outcome in mine)
+            words.append(
+                f"of the {len(mine)} runs on {kernel}{f', {memory}' if memory else ''}, {low} were predicted too low (median error "
+                f"{median(abs(outcome.error) for outcome in mine):.1%}): {reason}"
+            )
+    if not words or not left:
+        return ""
+    inside = sum(outcome.inside for outcome in left)
+    return (
+        f"Where kernels differ in more than the policy, the replay cannot know it: {'; '.join(words)}. The {len(left)} other runs have a "
+        f"median error of {median(abs(outcome.error) for outcome in left):.1%}, {inside} of them inside."
+    )
+
+
 def rfc_table() -> str:
     """What the RFC's cache would have done, a row a load."""
     known = books.read(books.RFC_PREDICTED)
@@ -192,6 +230,8 @@ def page(found: Sequence[Outcome]) -> str:
             "",
             reached(found),
             "",
+            why(found),
+            "",
             "One run alone: `make validate RUNS=users-5.10-6.1-fresh-11`. The loads:",
             "",
             *loads,
@@ -231,7 +271,7 @@ def page(found: Sequence[Outcome]) -> str:
 
 def for_readme(found: Sequence[Outcome]) -> str:
     """What stands in README.md between the marks."""
-    return f"{summary(found, by_memory=False)}\n\n{reached(found)}"
+    return "\n\n".join(filter(None, (summary(found, by_memory=False), reached(found), why(found))))
 
 
 def write(root: Path) -> None:
