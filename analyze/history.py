@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.changes import MAX_TS, Changes
+from analyze.course import Course
 from analyze.directmap import DirectMap, Runs
 from analyze.entries import FRAME, N_FREE_SLABS, N_SLABS
-from analyze.playback import Course, Playback
+from analyze.playback import Playback
 from analyze.snapshots import SnapshotTable
 from analyze.when import Span
 from collect.errors import TraceError

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from analyze.compare import Difference, compare
+from analyze.course import Course
 from analyze.directmap import FRAME, GIGA, DirectMap
 from analyze.hotplug import remove_range
 from analyze.jit import kernel
-from analyze.playback import Course, Playback
+from analyze.playback import Playback
 from analyze.snapshots import Snapshot, snapshots_between
 from collect.errors import TraceError
 from collect.schema import ChangeKind, Level, Moment

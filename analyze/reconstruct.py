@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analyze.changes import Changes
+from analyze.course import Course, load_course
 from analyze.directmap import DirectMap, SplitLog, Window, new_log
 from analyze.observed_splits import ObservedSplits
-from analyze.playback import NOT_PREDICTED, Course, LeafCounts, Notes, Playback, Prediction, load_course
+from analyze.playback import NOT_PREDICTED, LeafCounts, Notes, Playback, Prediction
 from analyze.snapshots import Snapshot, SnapshotTable, load_snapshot
 from collect.schema import Level, Moment
 from collect.trace import Trace

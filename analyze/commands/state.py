@@ -38,9 +38,9 @@ def add_to(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from analyze.course import load_course
     from analyze.doubts import clock, warnings
     from analyze.history import History
-    from analyze.playback import load_course
     from analyze.state_summary import summarize_state
 
     history = History(load_course(open_trace(options.directory)))

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from analyze.course import load_course
 from analyze.history import History
-from analyze.playback import Playback, load_course
+from analyze.playback import Playback
 from collect.schema import TABLES, Moment
 from collect.trace import open_trace
 from tests.machine.rewrite import rewrite, with_manifest

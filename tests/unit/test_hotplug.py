@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analyze.playback import Playback, load_course
+from analyze.course import load_course
+from analyze.playback import Playback
 from analyze.reconstruct import rebuild
 from analyze.verify import verify
 from collect.errors import TraceError

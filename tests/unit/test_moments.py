@@ -12,9 +12,9 @@ import pytest
 
 from analyze.analysis import analyse_trace
 from analyze.commands.verify import run
+from analyze.course import load_course
 from analyze.health import BROKEN, health
 from analyze.moments import Running, mark_moving
-from analyze.playback import load_course
 from analyze.report.checks import checks, verdict
 from analyze.snapshots import SnapshotTable, snapshots_between
 from analyze.trust import trust

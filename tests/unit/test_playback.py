@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analyze.course import Course, load_course
 from analyze.directmap import DirectMap
-from analyze.playback import Course, Playback, load_course
+from analyze.playback import Playback
 from analyze.reconstruct import rebuild
 from collect.trace import open_trace
 from tests.machine import write_trace
