@@ -12,7 +12,8 @@ APART = 0.20
 """Share of a count by which another run may differ from the one recorded, and a kernel from another: pages come to lie elsewhere.
 The first 25 runs in docs/validation.md were predicted with 0.09, chosen after three trials, and 14 lay outside: kernels differ more than
 runs of one kernel do (89 and 86 frames on 5.10, 74 and 75 on 6.1, of one load). This share holds 24 of the 25. It was then tried
-on runs whose intervals it made, those of the load `users` from seed 13 on."""
+on 26 runs whose intervals it made, and holds 23; all that it does not are of 7.2 with aged memory, whose vmalloc takes larger blocks
+(`why` in tests/vm/validation/table.py)."""
 
 
 def another_run(recorded: Interval) -> Interval:
