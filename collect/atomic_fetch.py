@@ -16,7 +16,7 @@ import numpy as np
 
 from collect.errors import HostError
 
-__all__ = ["FETCH", "put_fetch"]
+__all__ = ["FETCH", "instructions", "put_fetch"]
 
 FETCH = 1
 INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "i2"), ("immediate", "i4")])
@@ -28,13 +28,18 @@ def put_fetch(bcc_lib: Any, module: Any, name: bytes) -> int:
 
     The mark is the operand's register set to 1 twice in a row, just before (fetch_add in collect/bpf/page_rings.c).
     """
-    start, size = bcc_lib.bpf_function_start(module, name), bcc_lib.bpf_function_size(module, name)
-    if not start or not size:
-        raise HostError(f"{name.decode()}: bcc does not show this program's instructions; this is a bug in directmap")
-    code = np.frombuffer((ctypes.c_uint8 * size).from_address(start), INSTRUCTION)
+    code = instructions(bcc_lib, module, name)
     found = marked(code)
     code["immediate"][found] = FETCH
     return len(found)
+
+
+def instructions(bcc_lib: Any, module: Any, name: bytes) -> np.ndarray[Any, np.dtype[np.void]]:
+    """The instructions of a compiled program, where bcc keeps them: what is written there is what is loaded."""
+    start, size = bcc_lib.bpf_function_start(module, name), bcc_lib.bpf_function_size(module, name)
+    if not start or not size:
+        raise HostError(f"{name.decode()}: bcc does not show this program's instructions; this is a bug in directmap")
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(start), INSTRUCTION)
 
 
 def marked(code: np.ndarray[Any, np.dtype[np.void]]) -> list[int]:

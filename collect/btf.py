@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_left
 from pathlib import Path
 
 from collect.errors import HostError
@@ -92,6 +93,11 @@ class Btf:
         n = self._words[proto + 1] & 0xFFFF
         types = [self._words[proto + 4 + 2 * i] for i in range(n)] + [self._words[proto + 2]]
         return tuple(self._bytes(kind) for kind in types)
+
+    def function_id(self, function: str) -> int | None:
+        """The type id of a function of the kernel proper; None if unknown."""
+        at = self._by_name.get(function)
+        return None if at is None else bisect_left(self._starts, at, lo=1)
 
     def parameters(self, function: str) -> tuple[str, ...] | None:
         """Names of a function's parameters, in order; None if the function is unknown."""

@@ -71,8 +71,20 @@ class Compiled(NamedTuple):
     headers: str
 
 
-def compile_program(bcc: ModuleType, text: str, flags: Sequence[str]) -> Compiled:
-    """Compile with our own headers, or else with the kernel's. Raises HostError with what the last try said."""
+def compile_program(
+    bcc: ModuleType, text: str, flags: Sequence[str], before_load: Callable[[Any, bytes], object] | None = None
+) -> Compiled:
+    """Compile with our own headers, or else with the kernel's. Raises HostError with what the last try said.
+
+    `before_load` is called with bcc's module and the name of each program in it, before any is loaded.
+    """
+
+    class Compiling(bcc.BPF):  # type: ignore[misc, name-defined]
+        def _trace_autoload(self) -> None:
+            for i in range(bcc.lib.bpf_num_functions(self.module) if before_load else 0):
+                before_load(self.module, bcc.lib.bpf_function_name(self.module, i))  # type: ignore[misc]
+            super()._trace_autoload()
+
     # <linux/ptrace.h> of 7.x holds anonymous members that an older bcc's clang refuses without these.
     flags = [*flags, "-fms-extensions", "-Wno-microsoft-anon-tag", "-Wno-unused-function"]
     tries: list[Callable[[], AbstractContextManager[str]]] = [our_headers]
@@ -82,7 +94,7 @@ def compile_program(bcc: ModuleType, text: str, flags: Sequence[str]) -> Compile
     for headers_of in tries:
         with headers_of() as name, stderr_to(said):
             try:
-                return Compiled(bcc.BPF(text=text, cflags=flags), name)
+                return Compiled(Compiling(text=text, cflags=flags), name)
             except Exception as error:  # bcc raises bare Exception for all that can go wrong
                 said.append(str(error))
                 # What compiled and was refused by the kernel is refused with other headers too.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from collect.btf import Btf
 from collect.errors import HostError
 from collect.kallsyms import Kallsyms
+from collect.kernel_calls import kernel_calls
 from collect.schema import ChangeKind, RegionKind
 
 __all__ = ["CHOKE_POINT", "COLLAPSE", "FLUSH", "HOTPLUG", "Features", "Missing", "probe_features"]
@@ -120,6 +121,7 @@ class Features:
         splits: splits are observed as they are done.
         hotplug: by function, which parameters are the first physical address and the size in bytes.
         unwinds_kretprobes: a stack taken below a kretprobe shows the caller, not the probe's trampoline.
+        kernel_calls: see `collect.kernel_calls.kernel_calls`.
         missing: what is not there.
     """
 
@@ -133,6 +135,7 @@ class Features:
     splits: bool = False
     hotplug: dict[str, tuple[int, int]] = field(default_factory=dict)
     unwinds_kretprobes: bool = False
+    kernel_calls: dict[int, int] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
 
     @property
@@ -179,6 +182,7 @@ def probe_features(symbols: Kallsyms, btf: Btf, *, all_pages: bool = False) -> F
     _names(features, btf)
     if all_pages:
         _page_functions(features, symbols, btf)
+    features.kernel_calls = kernel_calls(btf)
     features.unwinds_kretprobes = "kretprobe_find_ret_addr" in symbols or "rethook_find_ret_addr" in symbols
     return features
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import time
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from collect.atomic_fetch import put_fetch
-from collect.compiler import compile_program, import_bcc
+from collect.compiler import Compiled, compile_program, import_bcc
 from collect.errors import HostError
 from collect.host import possible_cpus
+from collect.kernel_calls import PLACEHOLDERS, put_kernel_calls
 from collect.page_ring import PageRings, ring_chunks, sampled_below
 from collect.privileges import perf_events_refused
 from collect.probes import CHOKE_POINT, COLLAPSE, FLUSH, HOTPLUG, PAGE_FUNCTIONS, Features, Missing
@@ -86,7 +88,8 @@ class Program:
         flags = [
             f"-D{name}={value:#x}ULL" if value >= 1 << 31 else f"-D{name}={value}" for name, value in constants.items()
         ]
-        self._bpf, self.headers = compile_program(bcc, text, flags)
+        self.missing: list[Missing] = []
+        self._bpf, self.headers = self._compiled(bcc, text, flags, features.kernel_calls)
         self.rings = {
             name: Ring(self._bpf[name].map_fd, ring_pages[name], dtype)
             for name, (dtype, _) in RINGS.items()
@@ -106,10 +109,21 @@ class Program:
             role: [self._attach_raw(bcc, f"{role}_{name}", name) for name in PAGE_TRACEPOINTS] for role in self._roles
         }
         self._missed_when_off: int | None = None
-        self.missing: list[Missing] = []
         self.stand_ins = self._attach_stand_ins(features) if changes else []
         self._before: dict[str, int] = {}
         self._calls = self._bpf["calls"] if changes else {}
+
+    def _compiled(self, bcc: ModuleType, text: str, flags: list[str], calls: dict[int, int]) -> Compiled:
+        """With calls of the kernel's functions; without them, as before 6.10, where the kernel refuses those."""
+        for ids in [calls, {}] if calls else [{}]:
+            try:
+                return compile_program(bcc, text, flags, partial(put_kernel_calls, bcc.lib, ids=ids))
+            except HostError as error:
+                if not ids:
+                    raise
+                costs = "a task that is preempted as its stack is walked lets the stacks of others be lost, and counted"
+                self.missing.append(Missing(", ".join(PLACEHOLDERS.values()), str(error), costs))
+        raise AssertionError("unreachable")
 
     def arm(self) -> None:
         """Let the programs record; until now they were attached and silent.

@@ -188,6 +188,23 @@ static __always_inline void leave_task(struct task *task)
 		__sync_fetch_and_add(&live->n_tasks, -1);
 }
 
+// The kernel's bpf_preempt_disable and bpf_preempt_enable, or nothing where it lacks them: collect/kernel_calls.py.
+static void (*preempt_disable)(void) = (void *)0x646d0001;
+static void (*preempt_enable)(void) = (void *)0x646d0002;
+
+// The calling stack; negative where the kernel could not walk it. It walks one at a time on a CPU and context
+// (kernel/events/callchain.c, get_recursion_context): whoever is preempted meanwhile lets everybody else there fail
+// until it runs again, so nobody is.
+static __always_inline int walk_stack(void *ctx, u64 *ip, u32 n_bytes)
+{
+	int got;
+
+	preempt_disable();
+	got = bpf_get_stack(ctx, ip, n_bytes, 0);
+	preempt_enable();
+	return got;
+}
+
 // Sends the stack under a fresh key, which is returned; 0 where there was no room.
 static __always_inline u64 emit_stack(void *ctx)
 {
@@ -199,7 +216,7 @@ static __always_inline u64 emit_stack(void *ctx)
 		return 0;
 	}
 	record->key = key = new_id(bpf_ktime_get_ns());
-	record->n_bytes = bpf_get_stack(ctx, record->ip, sizeof(record->ip), 0);
+	record->n_bytes = walk_stack(ctx, record->ip, sizeof(record->ip));
 	if (record->n_bytes < 0)
 		lose(LOST_STACK);
 	stack_ring.ringbuf_submit(record, NO_WAKEUP);

@@ -27,7 +27,7 @@ static __always_inline bool is_split(void *ctx)
 	u64 ip[FLUSH_FRAMES] = {};
 	int i, left = 0;
 
-	if (bpf_get_stack(ctx, ip, sizeof(ip), 0) < 0)
+	if (walk_stack(ctx, ip, sizeof(ip)) < 0)
 		return true;
 #pragma unroll
 	for (i = 0; i < FLUSH_FRAMES; i++) {

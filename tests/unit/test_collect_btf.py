@@ -90,6 +90,16 @@ def test_functions_tell_their_parameters(blob: Blob, tmp_path: Path) -> None:
     assert btf.signature("missing") is None
 
 
+def test_a_function_has_the_number_of_its_type(blob: Blob, tmp_path: Path) -> None:
+    blob.function("first", 2)
+    blob.function("second", 0)
+    number = blob.add(FUNC, "third", size_or_type=1, vlen=1)
+    blob.function("fourth", 1)
+    btf = Btf(blob.write(tmp_path / "btf"))
+    assert btf.function_id("third") == number
+    assert btf.function_id("missing") is None
+
+
 def test_parameters_have_their_names(blob: Blob, tmp_path: Path) -> None:
     blob.prototype("arch_remove_memory", 1, 1, 1, returns=0, names=("nid", "start", "size"))
     blob.function("nameless", 2)

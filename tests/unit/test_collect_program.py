@@ -84,6 +84,9 @@ class FakeBtf:
             else None
         )
 
+    def function_id(self, function: str) -> int | None:
+        return None
+
     def size(self, name: str) -> int | None:
         return {"page": self.page_bytes}.get(name)
 
