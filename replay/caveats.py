@@ -20,8 +20,8 @@ PUBLISHED = (
 )
 
 ANOTHER_RUN = (
-    f"The intervals are for the run that was recorded. Where the load runs again, or on another kernel, pages lie elsewhere: "
-    f"frames split may then be up to {APART:.0%} more or fewer, and were in all but a few runs of the validation (docs/validation.md)."
+    "The intervals are for the run that was recorded. Where the load runs again, or on another kernel, pages lie elsewhere: allow for "
+    f"{APART:.0%} more or fewer frames split. In the validation on real kernels nearly all of the errors were within that (docs/validation.md)."
 )
 
 

@@ -66,8 +66,8 @@ def _verdict(found: Judgement) -> str:
             f"{subject} had little to gain here: even a policy that knows the future saves at most "
             f"{count(int(found.most), 'frame')}{_of_memory(found, Interval(found.most, found.most))}"
         )
-    if found.frames is None or found.saved is None:
-        return f"Whether {CACHE} would have been worth it was not replayed (name gfp-unmapped with --policy)"
+    if _not_replayed(found):
+        return f"No verdict on {CACHE}: it was not replayed (name gfp-unmapped with --policy)"
     instead = f"{between(found.frames)} frames split instead of {between(found.base)}{_floor(found)}"
     if found.verdict == Verdict.UNKNOWN:
         return f"Whether {cache} would have been worth it cannot be told: {instead}{_rival(found)}"
@@ -83,6 +83,10 @@ def _verdict(found: Judgement) -> str:
     return f"{subject} would have been worth it here, for the map{price}: {held}{_rival(found)}"
 
 
+def _not_replayed(found: Judgement) -> bool:
+    return found.verdict not in (Verdict.NOTHING, Verdict.LITTLE) and (found.frames is None or found.saved is None)
+
+
 def _on_top(found: Judgement) -> str:
     kept = [f"{name}" for name in found.kernel_caches]
     return f" on top of this kernel's own {enumeration(kept)}" if kept else ""
@@ -93,13 +97,14 @@ def _floor(found: Judgement) -> str:
         return ""
     if found.bound.exact:
         return f" (no policy does with fewer than {number(found.bound.lo)})"
-    proved = f", and none with fewer than {number(found.bound.lo)}" if found.bound.lo else ""
-    return f" (one that knows the future does with {number(found.bound.hi)}{proved})"
+    return f" (one that knows the future: {between(found.bound)})"
 
 
 def _rival(found: Judgement) -> str:
     if found.rival is None:
         return ""
+    if found.rival.frames.lo >= found.base.hi:
+        return "; no other policy that was replayed saves anything"
     linux = ""
     if found.in_linux is not None:
         name, since = found.in_linux.policy, IN_LINUX[found.in_linux.policy]
@@ -123,7 +128,8 @@ def sureness(found: Judgement) -> str:
     """How sure, as the end of a sentence."""
     if found.doubts:
         return f"this is in doubt, for {enumeration(list(found.doubts))}"
-    return f"as a count this is sure: the trace is exact{', though of emulated CPUs' if found.emulated else ''}"
+    told = "what was counted is sure" if _not_replayed(found) else "as a count this is sure"
+    return f"{told}: the trace is exact{', though of emulated CPUs' if found.emulated else ''}"
 
 
 def sureness_clauses(found: Judgement) -> list[tuple[State, str]]:

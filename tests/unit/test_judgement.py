@@ -260,3 +260,23 @@ def test_the_answers_for_the_real_recordings(name: str, split: str, whose: str) 
     assert split in happened(found).replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert whose in happened(found)
     assert sum(n.hi for n in found.by_user.values()) == found.base.hi, "every frame is somebody's"
+
+
+def test_the_sentence_names_no_rival_that_saves_nothing_and_no_bound_that_looks_beaten() -> None:
+    words = judged(
+        answer(
+            result("none", 136), result("gfp-unmapped", 8, 11), result("prog-pack", 136), result("clairvoyant", 0, 10)
+        )
+    )
+    assert "8–11 frames split instead of 136 (one that knows the future: 0–10)" in words
+    assert words.endswith(
+        "; no other policy that was replayed saves anything; as a count this is sure: the trace is exact."
+    )
+
+
+def test_where_the_cache_was_not_replayed_the_sentence_says_that_and_what_is_sure() -> None:
+    words = judged(answer(result("none", 500), result("prog-pack", 20)))
+    assert words == (
+        "No verdict on a __GFP_UNMAPPED cache: it was not replayed (name gfp-unmapped with --policy); what was counted is sure: the "
+        "trace is exact."
+    )

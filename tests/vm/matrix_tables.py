@@ -80,7 +80,8 @@ def kernels_page(rows: Sequence[Row], current: Callable[[dict[str, Any]], bool])
         "2M split, 1G split: entries that the rebuilt state says were split. counted: whether /proc/vmstat says the same. pages compared,",
         "wrong: pages whose level or attributes differ between the rebuilt state and the page tables, at the end and at every snapshot",
         "between (one every few seconds while the load ran; read again: 2M frames that changed while it was read). left out: pages at the",
-        "end that differ in accessed and dirty alone, and pages of KFENCE's pool, whose present bit is not compared.",
+        "end that differ in accessed and dirty alone, and pages of KFENCE's pool, whose present bit is not compared. lost: events of any kind;",
+        "a row is exact where none of them concerns the map (a call stack does not: it tells who made a change, not which).",
     ]
     return "\n".join(lines) + "\n"
 
