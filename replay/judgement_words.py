@@ -66,7 +66,7 @@ def _verdict(found: Judgement) -> str:
             f"{subject} had little to gain here: even a policy that knows the future saves at most "
             f"{count(int(found.most), 'frame')}{_of_memory(found, Interval(found.most, found.most))}"
         )
-    if _not_replayed(found):
+    if found.frames is None or found.saved is None:
         return f"No verdict on {CACHE}: it was not replayed (name gfp-unmapped with --policy)"
     instead = f"{between(found.frames)} frames split instead of {between(found.base)}{_floor(found)}"
     if found.verdict == Verdict.UNKNOWN:
