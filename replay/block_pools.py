@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from analyze.jit import kernel
 from replay.longer import longer
-from replay.placement import Host
+from replay.placement import MAX_BLOCKS, Host, too_many_blocks
 from replay.pressure import ALLOC, FREE, SHRINK, with_shrinker
 
 __all__ = ["PoolRun", "run_pools"]
@@ -106,10 +106,13 @@ def run_pools(
         )
         if event == len(op):
             break
+        if counters[_N_BLOCKS] > MAX_BLOCKS:
+            raise too_many_blocks(int(counters[_N_BLOCKS]))
         if counters[_N_BLOCKS] == capacity:
-            capacity *= 4
+            capacity = min(4 * capacity, MAX_BLOCKS + 1)
             blocks, stacks = longer(blocks, capacity, -1), longer(stacks, capacity * BLOCK)
-        flips = longer(flips, max(flips.shape[1], 4 * int(counters[_N_FLIPS])))
+        else:
+            flips = longer(flips, 4 * int(counters[_N_FLIPS]))
     n = int(counters[_N_FLIPS])
     return PoolRun(
         ns=ns,

@@ -46,7 +46,7 @@ from replay.books import (
     new_books,
     settle,
 )
-from replay.placement import GONE, NOBODY, SYMBOLIC, Acts, Placement
+from replay.placement import GONE, MAX_BLOCKS, NOBODY, SYMBOLIC, Acts, Placement, too_many_blocks
 from replay.steps import MAX_MASKS
 from replay.stream import Stream
 from replay.walk import ActColumns, StepColumns, walk_steps
@@ -62,8 +62,6 @@ _OPEN = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
 KNOWN_CODES = 1024
 """Attribute codes for which the walk remembers what a change makes of them; real maps hold a few dozen."""
 
-MAX_BLOCKS = 1 << 18
-"""Symbolic blocks; each that is split takes a kilobyte, and half a terabyte of them is more than any cache holds."""
 
 MAX_ACT_MASKS = 16
 """Pairs of masks of acts that are numbered, behind those of steps; policies use a handful."""
@@ -122,10 +120,7 @@ def walk(stream: Stream, placement: Placement, *, merge_ignoring: int | None = N
     `merge_ignoring`: frames merge again, see `replay.books`, whatever these `Pte` bits of their entries say; None: never.
     """
     if placement.n_blocks > MAX_BLOCKS:
-        raise TraceError(
-            f"the policy would take {placement.n_blocks} pieces of memory apart, more than can be followed ({MAX_BLOCKS}); "
-            "choose a larger refill order or fewer users, or the trace is forged"
-        )
+        raise too_many_blocks(placement.n_blocks)
     m = stream.start_map(placement.n_blocks)
     entries = m.entries
     n_frames = len(entries.frame_level)

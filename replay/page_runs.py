@@ -54,12 +54,14 @@ def _runs(first: Int64, dest: Int64, which: npt.NDArray[np.bool_], runs: Int64) 
         after = -1  # the page that would go on with the run
         for i in range(first[request], first[request + 1]):
             place = dest[i]
-            if place >= 0 and place == after:
+            if place < 0:
+                continue
+            if place == after:
                 runs[2, n - 1] += 1
-            elif place >= 0:
+            else:
                 runs[0, n], runs[1, n], runs[2, n] = request, place, 1
                 n += 1
-            after = place + 1 if place >= 0 else -1
+            after = place + 1
     return n
 
 

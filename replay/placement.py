@@ -15,10 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from analyze.users import USER_NAMES
+from collect.errors import TraceError
 from collect.schema import HUGE_FRAME_PAGES, Pte
 from replay.requests import Requests
 
-__all__ = ["GONE", "INVALID_CLR", "NOBODY", "SYMBOLIC", "Acts", "Host", "Placement", "Served", "as_recorded"]
+__all__ = [
+    "GONE",
+    "INVALID_CLR",
+    "MAX_BLOCKS",
+    "NOBODY",
+    "SYMBOLIC",
+    "Acts",
+    "Host",
+    "Placement",
+    "Served",
+    "as_recorded",
+    "too_many_blocks",
+]
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
@@ -73,7 +86,8 @@ class Acts:
     ) -> Acts:  # fmt: skip
         """Acts of one kind; a number stands for as many equal cells. `whole`: each is one call on all its pages.
 
-        Columns may be read-only, and a number one cell in memory, as numpy broadcasts it: they are mostly joined right away.
+        Columns may be read-only, or the arrays that were given (do not change those afterwards), and a number one cell in memory, as
+        numpy broadcasts it: they are mostly joined right away.
         """
         n = len(ts_ns)
 
@@ -128,6 +142,18 @@ class Served(IntEnum):
     SERVED = 1
     NOT_SERVED = 2
     """The policy had no memory for it, and no other way: it fails, and its changes do not happen."""
+
+
+MAX_BLOCKS = 1 << 18
+"""Symbolic blocks of a placement; each that is split takes a kilobyte, and half a terabyte of them is more than any cache holds."""
+
+
+def too_many_blocks(n: int) -> TraceError:
+    """What to say of more than `MAX_BLOCKS`."""
+    return TraceError(
+        f"the policy would take {n} pieces of memory apart, more than can be followed ({MAX_BLOCKS}); "
+        "choose a larger refill order or fewer users, or the trace is forged"
+    )
 
 
 @dataclass(frozen=True)

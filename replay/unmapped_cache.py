@@ -12,18 +12,17 @@ The cache lives in symbolic blocks: refill b is the block of pages [512 b, 512 b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from analyze.jit import kernel, signed
+from replay.cache_rules import BLOCK_ORDER, CacheRules, CacheRun
 from replay.free_lists import insert, insert_run, push, push_pages, smallest, take_run, unlink
 from replay.longer import longer
-from replay.placement import Host
+from replay.placement import MAX_BLOCKS, Host, too_many_blocks
 from replay.pressure import FREE, SHRINK, with_shrinker
 
-__all__ = ["BLOCK_ORDER", "N_ORDERS", "CacheRules", "CacheRun", "run_cache"]
+__all__ = ["N_ORDERS", "run_cache"]
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -32,7 +31,6 @@ UInt8 = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 N_ORDERS = 11
-BLOCK_ORDER = 9
 BLOCK = 1 << BLOCK_ORDER
 
 # cells of the counters that the compiled part fills
@@ -41,67 +39,6 @@ BLOCK = 1 << BLOCK_ORDER
 ) = range(11)  # fmt: skip
 # cells of the rules
 _MERGE, _DESCENDING, _CLEAR_BIT, _HOPEFUL = range(4)
-
-
-@dataclass(frozen=True)
-class CacheRules:
-    """How the cache behaves.
-
-    Attributes:
-        orders: refill orders that are tried, highest first, none below the request's.
-        merge: freed chunks merge with their buddies; False: the cache holds order-0 pages only.
-        descending: the shrinker takes the largest chunks first.
-        clear_bit: the shrinker clears the block's bit with any chunk that it gives back, not only with order 9, so that
-            what else of the block is freed goes back to the page allocator.
-        hopeful: where the trace leaves it open, all goes well: a block given back whole is what the next refill gets; pages
-            given back while the bit of their block is set are freed at once by whoever takes them, and so come back; and
-            when a refill gets less than a block, its neighbours are freed at once and join. False: none of it ever.
-    """
-
-    orders: tuple[int, ...] = tuple(range(BLOCK_ORDER, -1, -1))
-    merge: bool = True
-    descending: bool = False
-    clear_bit: bool = False
-    hopeful: bool = False
-
-
-@dataclass(frozen=True)
-class CacheRun:
-    """What the cache did with a stream of requests and calls of its shrinker.
-
-    Attributes:
-        ns: [events] when.
-        dest: [pages] page of the cache given to each page of each request, -1 where the request was not served.
-        idle: [events] free pages in the cache after each event.
-        refill_event, refill_order, refill_request_order, refill_block, refill_request: [refills] the event that caused it, the order that
-            the page allocator gave, the order that was asked for, the symbolic block.
-        release_event, release_page, release_order: [releases] chunks that the shrinker gave back.
-        n_blocks: symbolic blocks; `in_pieces`: [blocks] it stands for less than 2 MiB.
-        n_failed_refills: refills that got no block of any order.
-        n_not_served: requests that failed.
-        n_absorbed: pages that joined the cache without a refill (see `CacheRules.hopeful`).
-        free_pages: pages on the lists at the end, every one, ascending.
-        out: [blocks] pages of the block that went back to the page allocator.
-    """
-
-    ns: Int64
-    dest: Int64
-    idle: Int64
-    refill_event: Int64
-    refill_order: Int64
-    refill_request_order: Int64
-    refill_block: Int64
-    refill_request: Int64
-    release_event: Int64
-    release_page: Int64
-    release_order: Int64
-    n_blocks: int
-    in_pieces: Bools
-    n_failed_refills: int
-    n_not_served: int
-    n_absorbed: int
-    free_pages: Int64
-    out: Int64
 
 
 def run_cache(
@@ -141,10 +78,16 @@ def run_cache(
         if event == len(op):
             break
         if op[event] == SHRINK:
-            releases = longer(releases, 2 * releases.shape[1] + int(counters[_IDLE]))
+            releases = longer(
+                releases, 2 * releases.shape[1] + _most_released(int(counters[_IDLE]), int(subject[event]))
+            )
+        elif counters[_N_REFILLS] == refills.shape[1]:
+            refills = longer(refills, 4 * refills.shape[1])
+        elif counters[_N_BLOCKS] > MAX_BLOCKS:
+            raise too_many_blocks(int(counters[_N_BLOCKS]))
         else:
-            capacity *= 4
-            refills, blocks = longer(refills, capacity), longer(blocks, capacity)
+            capacity = min(capacity * (4 if capacity < MAX_BLOCKS // 16 else 2), MAX_BLOCKS + 1)
+            blocks = longer(blocks, capacity)
             chunk_order, links = longer(chunk_order, capacity * BLOCK, -1), longer(links, capacity * BLOCK, -1)
     n, n_blocks, n_out = (int(counters[cell]) for cell in (_N_REFILLS, _N_BLOCKS, _N_RELEASES))
     starts = np.flatnonzero(chunk_order >= 0)
@@ -204,7 +147,7 @@ def _refill(
         counters[_N_FAILED_REFILLS] += 1
         return False
     refill = counters[_N_REFILLS]
-    if refill >= refills.shape[1]:
+    if refill >= refills.shape[1] or counters[_N_BLOCKS] >= blocks.shape[1]:
         counters[_FULL] = 1
         return False
     if got == 9 and counters[_N_SPARE] > 0:
@@ -266,6 +209,12 @@ def _give(
 
 
 @kernel
+def _most_released(idle: int, n_to_scan: int) -> int:
+    """Chunks that `_shrink` takes at most: of each order as many as hold `n_to_scan` pages, and none without a page."""
+    return min(idle, 2 * min(max(n_to_scan, 0), idle) + 11)
+
+
+@kernel
 def _shrink(
     n_to_scan: int, event: int, flags: Int64, releases: Int64, counters: Int64, heads: Int32, links: Int32,
     chunk_order: Int8, blocks: Int64,
@@ -312,7 +261,7 @@ def _serve(
     """Events from `event` on. Returns the one at which an array was too short: call again with longer ones, and it goes on there."""
     while event < len(op):
         if op[event] == SHRINK:
-            if counters[_N_RELEASES] + counters[_IDLE] > releases.shape[1]:  # a chunk has a page at least
+            if counters[_N_RELEASES] + _most_released(counters[_IDLE], subject[event]) > releases.shape[1]:
                 return event
             _shrink(subject[event], event, flags, releases, counters, heads, links, chunk_order, blocks)
             idle[event] = counters[_IDLE]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analyze.losses import Doubt, lost_for
-from analyze.pages import passes as page_pass
+from analyze.pages import passes
 from analyze.pages.names import gfp_names, migratetype_name, scope_name, scope_user
 from analyze.pages.passes import ALL_PAGES, GOOD, MAX_ORDER, N_BINS, PageState, follow, new_state, tally
 from collect.errors import TraceError
@@ -34,7 +34,7 @@ COLUMNS = ("ts_ns", "event", "pfn", "order", "gfp", "migratetype", "scope")
 KINDS = ("order", "gfp", "migratetype", "scope", "event")
 """What allocations can be counted by."""
 _COUNTED = ["allocations", "pages", "freed_pages", "replaced_pages", "live_pages"]
-_NANOSECONDS = tuple(10 ** (decade + 1) for decade in range(page_pass.N_DECADES))
+_NANOSECONDS = tuple(10 ** (decade + 1) for decade in range(passes.N_DECADES))
 _SHARES = (1, 8, 64, 256, 512)
 """Pages of a 2M frame, up to which frames are counted together."""
 Z_95 = 1.96
@@ -252,7 +252,7 @@ def page_events(trace: Trace, n_threads: int = 2) -> PageEvents:
     state = new_state(end)
     start_ns = manifest["ts_start_ns"]
     end_ns = max(stopped_ns or manifest["ts_end_ns"], start_ns + 1)
-    shift = max(0, (end_ns - start_ns).bit_length() - page_pass.TIME_BITS)
+    shift = max(0, (end_ns - start_ns).bit_length() - passes.TIME_BITS)
     bin_ns = -(-(end_ns - start_ns) // N_BINS)
     done = 0
     for part in trace.batches("pages", columns, n_threads):
@@ -301,13 +301,13 @@ def _found(
     n_events: int,
 ) -> PageEvents:
     manifest = trace.manifest
-    n_slabs, n_classes = int(state.totals[page_pass.N_SLABS]), int(state.totals[page_pass.N_CLASSES])
+    n_slabs, n_classes = int(state.totals[passes.N_SLABS]), int(state.totals[passes.N_CLASSES])
     live, unmovable, special = (np.zeros(len(state.slab), np.int32) for _ in range(3))
     if n_slabs:
         tally(state, end_ns - start_ns, shift, live, unmovable, special)
     frames = np.flatnonzero(live)
     keys = state.keys[:n_classes]
-    used = state.classes[:n_classes, page_pass.ALLOCATIONS] > 0
+    used = state.classes[:n_classes, passes.ALLOCATIONS] > 0
     codes = {
         "event": keys >> 44 & 0xF,
         "order": keys >> 40 & 0xF,
@@ -340,10 +340,10 @@ def _found(
             {"frame": frames, "live": live[frames], "unmovable": unmovable[frames], "special": special[frames]}
         ),
         n_events=n_events,
-        failed=int(state.totals[page_pass.FAILED]),
-        outside=int(state.totals[page_pass.OUTSIDE]),
-        backwards=int(state.totals[page_pass.BACKWARDS]),
-        not_followed=int(state.totals[page_pass.NOT_FOLLOWED]),
+        failed=int(state.totals[passes.FAILED]),
+        outside=int(state.totals[passes.OUTSIDE]),
+        backwards=int(state.totals[passes.BACKWARDS]),
+        not_followed=int(state.totals[passes.NOT_FOLLOWED]),
         lost=lost_for(manifest["losses"], Doubt.PAGES),
         emulated=bool(manifest["cpu"].get("emulated")),
         why_not_seen=_not_seen(manifest),

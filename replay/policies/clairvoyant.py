@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from collect.schema import HUGE_FRAME_PAGES, Pte, RegionKind
+from replay.cache_rules import CacheRules
 from replay.placement import GONE, SYMBOLIC, Acts, Host, Placement, Served
 from replay.policies.base import Outcome, Parameter, Policy
 from replay.requests import NEVER, Requests
-from replay.unmapped_cache import CacheRules, run_cache
+from replay.unmapped_cache import run_cache
 from replay.users import User
 
 __all__ = ["Clairvoyant", "unavoidable_pages"]

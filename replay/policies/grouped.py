@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from collect.schema import RegionKind
+from replay.cache_rules import BLOCK_ORDER, CacheRules, CacheRun
 from replay.placement import SYMBOLIC, Host, Placement, Served, as_recorded
 from replay.policies.base import VIEW, Outcome, Parameter, Policy
 from replay.requests import Requests
-from replay.unmapped_cache import BLOCK_ORDER, CacheRules, CacheRun, run_cache
+from replay.unmapped_cache import run_cache
 
 __all__ = ["Grouped"]
 

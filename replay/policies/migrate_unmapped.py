@@ -7,11 +7,12 @@ from typing import ClassVar
 import numpy as np
 
 from collect.schema import HUGE_FRAME_PAGES, RegionKind
+from replay.cache_rules import CacheRules, CacheRun
 from replay.page_runs import runs_of
 from replay.placement import INVALID_CLR, SYMBOLIC, Acts, Host, Placement, Served
 from replay.policies.base import VIEW, Outcome, Parameter, Policy
 from replay.requests import Requests
-from replay.unmapped_cache import CacheRules, CacheRun, run_cache
+from replay.unmapped_cache import run_cache
 
 __all__ = ["MigrateUnmapped"]
 

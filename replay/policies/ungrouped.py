@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from collect.schema import HUGE_FRAME_PAGES
+from replay.cache_rules import CacheRules
 from replay.placement import SYMBOLIC, Host, Placement, Served, as_recorded
 from replay.policies.base import Outcome, Parameter, Policy
 from replay.requests import Life, Requests
 from replay.spread import spread
-from replay.unmapped_cache import CacheRules, run_cache
+from replay.unmapped_cache import run_cache
 
 __all__ = ["Ungrouped"]
 

@@ -61,7 +61,17 @@ def _hypervisor() -> str:
 def _commit() -> str:
     commit = _output("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD").strip() or "unknown"
     changed = _output(
-        "git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "collect", "tests/bench"
+        "git",
+        "-C",
+        str(ROOT),
+        "status",
+        "--porcelain",
+        "--untracked-files=no",
+        "--",
+        "collect",
+        "analyze",
+        "replay",
+        "tests/bench",
     )
     return f"{commit}, with changes" if changed.strip() else commit
 

@@ -217,7 +217,7 @@ def measure(trace: Path, n_events: int, rounds: int) -> dict[str, Any]:
     large = repeated(small, n_events)
     result: dict[str, Any] = {
         "machine": machine.describe(),
-        "command": f"make bench-replay REPLAY_EVENTS={n_events}",
+        "command": f"python -m tests.bench.replayer --trace {trace.name} --events {n_events} --rounds {rounds}",
         "versions": f"numba {version('numba')}, numpy {version('numpy')}, Python {sys.version.split()[0]}",
         "rounds": rounds,
         "others": list(OTHERS),

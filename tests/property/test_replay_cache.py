@@ -9,10 +9,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import replay.block_pools
+import replay.unmapped_cache
+from collect.errors import TraceError
 from replay.block_pools import run_pools
+from replay.cache_rules import CacheRules
 from replay.placement import Host
 from replay.prog_packs import run_packs
-from replay.unmapped_cache import CacheRules, run_cache
+from replay.unmapped_cache import run_cache
 
 Events = list[tuple[str, int, bool]]
 """(alloc | free | shrink, pages or which living request or pages asked for, whether an alloc is of order 9)."""
@@ -395,3 +399,42 @@ def test_the_shrinker_subtracts_twice_and_so_stops_early(descending: bool) -> No
     # free chunks: 2 at 10, 4 at 12, 16 at 16, 32, 64, 128 and 256 at 256
     orders = [8] if descending else [1, 2, 4, 5, 6]
     assert run.release_order.tolist() == orders
+
+
+def test_more_blocks_than_can_be_followed_are_refused_before_they_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of single pages each refill is a piece of its own; a stream may ask for millions of them."""
+    for module in (replay.unmapped_cache, replay.block_pools):
+        monkeypatch.setattr(module, "MAX_BLOCKS", 100)
+    request, is_free, ns = np.arange(1), np.zeros(1, np.bool_), np.arange(1)
+    host = Flat.of([]).host([1 << 20] + [0] * 10)
+    for n_pages, fits in ((100, True), (102, False)):
+        first = np.array([0, n_pages])
+        if fits:
+            assert run_cache(request, is_free, ns, first, np.zeros(1, np.uint8), host).n_blocks == n_pages
+        else:
+            with pytest.raises(TraceError, match="more than can be followed"):
+                run_cache(request, is_free, ns, first, np.zeros(1, np.uint8), host)
+    many = np.array([0, 102 * 512])
+    with pytest.raises(TraceError, match="more than can be followed"):
+        run_pools(
+            request,
+            is_free,
+            ns,
+            many,
+            np.zeros(1, np.int64),
+            Flat.of([]).host(None),
+            release_unused=True,
+            compacts=True,
+            hopeful=False,
+        )
+
+
+def test_a_block_that_comes_and_goes_needs_more_refills_than_blocks() -> None:
+    """Hopeful, what left whole is what the next refill gets: refills and blocks do not fill up together."""
+    stream: Events = [
+        event for _ in range(40) for event in (("alloc", 512, True), ("free", 0, False), ("shrink", 512, False))
+    ]
+    flat = Flat.of(stream)
+    *events, first = flat.columns()
+    run = run_cache(*events, first, np.array(flat.orders, np.uint8), flat.host(None), CacheRules(hopeful=True))
+    assert (len(run.refill_event), run.n_blocks, len(run.release_event)) == (40, 1, 40)

@@ -12,8 +12,8 @@ from collect.errors import TraceError
 from collect.schema import Level
 from collect.trace import open_trace
 from replay import calls
-from replay.engine import MAX_BLOCKS, Walk, walk
-from replay.placement import GONE, SYMBOLIC, Placement, as_recorded
+from replay.engine import Walk, walk
+from replay.placement import GONE, MAX_BLOCKS, SYMBOLIC, Placement, as_recorded
 from replay.policies import POLICIES
 from replay.policies.choose import choose
 from replay.requests import Life

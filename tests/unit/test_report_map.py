@@ -10,7 +10,7 @@ import pytest
 
 from analyze.analysis import Analysis, analyse
 from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, cells_of, frame_states, splits_of_2m
-from analyze.report import memory_map as report_map
+from analyze.report import memory_map
 from analyze.report.memory_map import ACROSS, DOWN, MAX_BLOCKS, map_view
 from analyze.report.page import MapView, Spot
 from analyze.who import Who, who
@@ -92,24 +92,24 @@ def test_any_machine_has_a_map_of_bounded_size(
     rng = np.random.default_rng(n_gib)
     split = rng.random(len(states)) < 0.3
     states[split] = SPLIT_BEFORE + 1 + rng.integers(0, 7, int(split.sum())).astype(np.uint8)
-    monkeypatch.setattr(report_map, "frame_states", lambda _: states)
+    monkeypatch.setattr(memory_map, "frame_states", lambda _: states)
     found = map_view(*analysed)
     assert len(found.blocks) <= MAX_BLOCKS
     size = sum(len(layer.area) + len(layer.marks) for block in found.blocks for layer in block.layers)
     size += sum(len(spot.text) for _, spot in spots(found))
     assert size < 1_500_000
-    assert len(spots(found)) <= report_map.MAX_SPOTS
+    assert len(spots(found)) <= memory_map.MAX_SPOTS
     cells = sum(len(painted(layer.area)) for block in found.blocks for layer in block.layers)
     per_cell = 1 << max(0, int(np.ceil(np.log2(n_gib / MAX_BLOCKS))))
     assert cells == -(-len(states) // per_cell) and cells <= MAX_BLOCKS * ACROSS * DOWN
     if found.n_unnamed:
-        assert len(spots(found)) == report_map.MAX_SPOTS
+        assert len(spots(found)) == memory_map.MAX_SPOTS
 
 
 def test_what_has_no_room_for_a_name_is_counted(
     analysed: tuple[Analysis, Who], view: MapView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report_map, "MAX_SPOTS", 100)
+    monkeypatch.setattr(memory_map, "MAX_SPOTS", 100)
     found = map_view(*analysed)
     assert len(spots(found)) == 100 and found.n_unnamed == len(spots(view)) - 100
     assert not any("before the recording" in spot.text for _, spot in spots(found)), "those of the recording go first"
@@ -127,7 +127,7 @@ def test_a_cell_of_several_frames_is_as_dark_as_it_is_in_4k(
     states[4, 3:] = HOLE
     states[4, :3] = SPLIT_BEFORE  # all that is there
     states[5, 7] = USER_STATES["module"]
-    monkeypatch.setattr(report_map, "frame_states", lambda _: states.reshape(-1))
+    monkeypatch.setattr(memory_map, "frame_states", lambda _: states.reshape(-1))
     found = map_view(*analysed)
     assert found.shaded and not view.shaded
     layers = found.blocks[0].layers

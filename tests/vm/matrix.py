@@ -24,7 +24,7 @@ from collect.schema import LEAF_PAGES, Level, Moment, Space
 from collect.trace import open_trace
 from tests.vm import cache, kernels, matrix_tables, shell
 from tests.vm.cover import cover
-from tests.vm.errors import LabError, leave
+from tests.vm.errors import LabError, leave, status_of
 
 __all__ = ["FACTORS", "MachineCell", "main", "possible"]
 
@@ -49,9 +49,9 @@ OTHERS: tuple[tuple[Any, ...], ...] = (
 they come and go."""
 
 SCALE = 0.4
+"""Of churn: enough to split frames in every cell, in a minute or two."""
 SNAPSHOT_EVERY_S = 7
 """Between them the state is held against the page tables too; in an emulated guest a reading takes a second or two."""
-"""Of churn: enough to split frames in every cell, in a minute or two."""
 
 
 def possible(*, kernel: str, levels: int, **_: object) -> bool:
@@ -133,9 +133,9 @@ def run_cell(cell: MachineCell, tool: Tool, *, scale: float, seed: int, timeout:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "good": False,
     }
-    recorded = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
-    if recorded.returncode != 0:
-        told["why"] = f"the recording left with status {recorded.returncode}"
+    status = status_of(argv, cwd=ROOT)
+    if status != 0:
+        told["why"] = f"the recording left with status {status}"
     else:
         told |= _verified(target)
         told |= _found(target, cell, told.get("verify"))

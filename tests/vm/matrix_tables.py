@@ -65,7 +65,7 @@ def kernels_page(rows: Sequence[Row], current: Callable[[dict[str, Any]], bool])
         "",
         "Made by `make test-kernels` from what `analyze verify --json` said of fresh recordings; not edited by hand.",
         "Every two values of two columns among kernel, flavour, paging, CPUs and memory that can exist together stand together in a",
-        "row, of 5.10, 6.1, 6.12 and 7.2 (5.10 has no 5-level paging); the other kernels of Debian's archive have a row each. Each row is a",
+        "row, of the four kernels that have several (5.10 has no 5-level paging); the others that Debian's archive holds have a row each. Each row is a",
         "Debian kernel in its own QEMU guest under the load `churn`.",
         "",
         f"* date: {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "* date: -",

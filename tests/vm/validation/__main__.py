@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from replay.results import PolicyResult
 from replay.run import run_policies
 from tests.vm import cache
-from tests.vm.errors import LabError, leave
+from tests.vm.errors import LabError, leave, status_of
 from tests.vm.record import LAB_JSON
 from tests.vm.validation import books, published, table
 from tests.vm.validation.cells import RFC, ROOT, RUNS, Recorded, Run
@@ -26,9 +25,9 @@ def record(recorded: Recorded) -> None:
     if recorded.folder.exists():
         return
     cache.say(f"recording {recorded.name}")
-    done = subprocess.run(recorded.argv, cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        raise LabError(f"{recorded.name}: the recording left with status {done.returncode}. Try again.")
+    status = status_of(recorded.argv, cwd=ROOT)
+    if status != 0:
+        raise LabError(f"{recorded.name}: the recording left with status {status}. Try again.")
 
 
 def numbers(result: PolicyResult) -> dict[str, Any]:

@@ -7,7 +7,6 @@ instances of sockex1, whose programs take three pages each, on v5.17 and v6.1-rc
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.vm import cache
-from tests.vm.errors import LabError
+from tests.vm.errors import LabError, status_of
 from tests.vm.validation import books
 from tests.vm.validation.cells import ROOT
 
@@ -61,9 +60,9 @@ def run(cell: Experiment) -> None:
         return
     cache.say(f"running {cell.name}")
     with tempfile.TemporaryDirectory(prefix="directmap-published-") as folder:
-        done = subprocess.run(cell.argv(Path(folder)), cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
-        if done.returncode != 0:
-            raise LabError(f"{cell.name}: the guest left with status {done.returncode}. Try again.")
+        status = status_of(cell.argv(Path(folder)), cwd=ROOT)
+        if status != 0:
+            raise LabError(f"{cell.name}: the guest left with status {status}. Try again.")
         told = json.loads((Path(folder) / "load.json").read_text(encoding="utf-8"))
     if told.get("cut_short"):
         raise LabError(f"{cell.name}: {told['seconds']} s were not enough for {PROGRAMS[-1]} programs. Give it more.")

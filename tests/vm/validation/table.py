@@ -154,32 +154,35 @@ def reached(found: Sequence[Outcome]) -> str:
 
 _OTHERWISE = (
     (
+        "rox-cache",
         "7.2",
         "aged",
         "vmalloc of 7.2 takes blocks of order 1 and up where 6.12 took single pages (20251021194455.33351-2-vishal.moola@gmail.com; "
         "`directmap-analyze pages sample_traces/7.2-churn`), and in aged memory those lie where nothing was split before",
     ),
     (
+        "none",
         "6.12",
         "",
         "under `none` nothing is modelled, so this is what the page allocators of 6.1 and 6.12 hand out otherwise",
     ),
 )
-"""Kernel and memory whose runs differ for more than the policy's sake, and why. A replay knows the recorded kernel alone."""
+"""Policy, kernel and memory whose runs differ for more than the policy's sake, and why. A replay knows the recorded kernel alone."""
 
 
 def why(found: Sequence[Outcome]) -> str:
     """What stands behind the errors, in a sentence each, and the error of the runs that are left."""
     left = [outcome for outcome in found if outcome.counts]
     words = []
-    for kernel, memory, reason in _OTHERWISE:
-        mine = [o for o in left if o.run.target.kernel == kernel and memory in ("", o.run.source.memory)]
+    for policy, kernel, memory, reason in _OTHERWISE:
+        asked = [o for o in left if (o.run.policy, o.run.target.kernel) == (policy, kernel)]
+        mine = [o for o in asked if memory in ("", o.run.source.memory)]
         left = [o for o in left if o not in mine]
         if mine:
             low = sum(outcome.error < 0 for outcome in mine)
             words.append(
                 f"of the {len(mine)} runs on {kernel}{f', {memory}' if memory else ''}, {low} were predicted too low (median error "
-                f"{median(abs(outcome.error) for outcome in mine):.1%}): {reason}"
+                f"of all {len(mine)}: {median(abs(outcome.error) for outcome in mine):.1%}): {reason}"
             )
     if not words or not left:
         return ""
