@@ -35,6 +35,7 @@ def add_to(commands: Subparsers) -> None:
     add_trace(parser)
     add_when(parser, "--from", "the first moment", "start")
     add_when(parser, "--to", "the second moment", "end")
+    parser.stray = "moments are given as --from TIME --to TIME"
     add_json(parser)
     parser.set_defaults(run=_run)
 
