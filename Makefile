@@ -88,7 +88,7 @@ lab-verify: $(VENV)/.installed ## record churn on 5.10, 6.1 and 7.2 and verify e
 		$(BIN)/python -m analyze verify lab/verify-$$kernel; \
 	done
 
-test-kernels: $(VENV)/.installed ## record churn on 16 kernels and machines, verify each, write docs/kernels.md
+test-kernels: $(VENV)/.installed ## record churn on many kernels and machines, verify each, write docs/kernels.md
 	$(BIN)/python -m tests.vm.matrix $(if $(CELLS),--cells '$(CELLS)') $(if $(filter 1,$(KEEP_GOING)),--keep-going) \
 		$(if $(TIMEOUT),--timeout $(TIMEOUT)) $(if $(SCALE),--scale $(SCALE)) $(if $(SEED),--seed $(SEED))
 

@@ -12,9 +12,12 @@ import argparse
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["FORMS", "Span", "When", "add_when", "parse"]
+from collect.errors import TraceError
+
+__all__ = ["FORMS", "Span", "When", "add_when", "parse", "within"]
 
 FORMS = "seconds since the start (12.5), start, end, a percentage (50%%) or @NANOSECONDS since boot"
 """For help texts of argparse, which wants its per cent signs twice."""
@@ -68,6 +71,26 @@ class When:
     def __str__(self) -> str:
         return self.text
 
+    def outside(self, span: Span) -> str:
+        """What is wrong with a moment that the trace does not cover; empty where it covers it."""
+        ts_ns = self.ns(span)
+        if span.first_ns <= ts_ns <= span.last_ns:
+            return ""
+        which, edge = ("before the start", span.first_ns) if ts_ns < span.first_ns else ("after the end", span.last_ns)
+        first, last = (f"@{edge}", "") if self.unit == "@" else (f"{span.seconds(edge):.1f} s", " s")
+        return (
+            f"{self.text}{last} is {which} ({first}); give a time from {span.text(span.first_ns)} to "
+            f"{span.text(span.last_ns)} s, or a percentage"
+        )
+
+
+def within(when: When, span: Span, flag: str, path: Path) -> int:
+    """Nanoseconds since boot of the TIME that an option was given, of the trace at `path`. Raises TraceError where it is outside."""
+    wrong = when.outside(span)
+    if wrong:
+        raise TraceError(f"{path}: {flag} {wrong}")
+    return when.ns(span)
+
 
 def parse(text: str) -> When:
     """Read a TIME. Raises ArgumentTypeError for what is none."""
@@ -80,8 +103,10 @@ def parse(text: str) -> When:
             return When(unit, Fraction(number), text)
     elif text.endswith("%"):
         unit, number = "%", text[:-1]
-    if unit == "@" or not _NUMBER.fullmatch(number) or (unit == "%" and Fraction(number) > 100):
-        shown = "".join(c if c.isprintable() else "?" for c in text[:30])
+    shown = "".join(c if c.isprintable() else "?" for c in text[:30])
+    if unit == "%" and _NUMBER.fullmatch(number) and Fraction(number) > 100:
+        raise argparse.ArgumentTypeError(f"{shown!r}: a percentage goes from 0% to 100%")
+    if unit == "@" or not _NUMBER.fullmatch(number):
         raise argparse.ArgumentTypeError(f"{shown!r} is no time; give {FORMS.replace('%%', '%')}")
     return When(unit, Fraction(number), text)
 

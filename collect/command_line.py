@@ -25,6 +25,9 @@ Example = tuple[str, str]
 """A command line that parses as it stands, and what it does."""
 
 COLUMNS = 79
+_REQUIRED = "the following arguments are required: "
+"""How argparse begins when one is missing."""
+
 DONE = {0: "done"}
 FAILED = "could not be done; one line on stderr says what was found, where, and what to do"
 ENDED = {130: "aborted by Ctrl-C", 141: "whoever read our output went away"}
@@ -39,13 +42,40 @@ class OneLineParser(argparse.ArgumentParser):
     Attributes:
         examples: see `Example`.
         exits: meaning of each exit status but those in `ENDED`.
+        stray: what to do with values that no argument takes, if that can be told.
     """
 
     examples: Sequence[Example] = ()
     exits: Mapping[int, str] = DONE
+    stray: str = ""
+    _given: Sequence[str] = ()
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(_REQUIRED):
+            message += self._swallowed()
+        message = "".join(c if c.isprintable() else "?" for c in message).encode("ascii", "backslashreplace").decode()
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but that a command says itself what it does not know: argparse leaves it to the program, whose help
+        does not tell what the command takes."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hint = f"; {self.stray}" if self.stray and not any(word.startswith("-") for word in unknown) else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed, unknown
+
+    def _swallowed(self) -> str:
+        """Where an argument is missing: the directory that an option of several values took for one of its own, if any."""
+        many = {flag for action in self._actions if action.nargs == "+" for flag in action.option_strings}
+        option = ""
+        for word in self._given:
+            if word.startswith("-"):
+                option = word if word in many else ""
+            elif option and os.path.isdir(word):  # noqa: PTH112  Path's raises where a name is too long
+                return f"; {option} took {word} for one of its values: put it before {option}"
+        return ""
 
     def format_help(self) -> str:
         formatter = self._get_formatter()

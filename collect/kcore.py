@@ -56,6 +56,11 @@ class Kcore:
             if self._fd >= 0:
                 return
             raise _unreadable(path, "Permission denied") from None
+        except FileNotFoundError:
+            raise HostError(
+                f"{path}: this kernel has none (CONFIG_PROC_KCORE is off), so the page tables cannot be read: boot a kernel that "
+                "has it; page events alone can be recorded (`directmap-collect record --only-pages`)"
+            ) from None
         except OSError as error:
             raise _unreadable(path, error.strerror) from None
         self.close()
@@ -124,6 +129,4 @@ class Kcore:
 
 
 def _unreadable(path: Path, why: str | None) -> HostError:
-    return HostError(
-        f"{path}: {why}; run as root (CAP_SYS_RAWIO), without lockdown=confidentiality, on a kernel with CONFIG_PROC_KCORE"
-    )
+    return HostError(f"{path}: {why}; run as root (CAP_SYS_RAWIO), without lockdown=confidentiality")

@@ -7,6 +7,8 @@ keys every reader may rely on; `check` holds a manifest from a stranger against 
 from __future__ import annotations
 
 import json
+import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ FORMAT = "directmap-trace"
 MANIFEST = "manifest.json"
 
 MAX_MANIFEST_BYTES = 4 << 20
+MAX_ENTRIES, MAX_NAMED, MAX_NAME = 1000, 5, 40
+"""Of a directory that is no trace: how much of it is looked at, and how many names are told, each so long."""
+
 MAX_PFN = 1 << 40
 """Page frame numbers of x86-64 have at most 52 - 12 bits (Intel SDM vol. 3A, 4.1.4, MAXPHYADDR)."""
 
@@ -64,10 +69,25 @@ def read(directory: Path) -> dict[str, Any]:
                 f"{path}: missing, but a journal is there: the recorder was killed or still runs; "
                 f"finish it with `directmap-collect recover {directory}`"
             )
+        inside = _traces_in(directory)
+        if inside:
+            raise TraceError(f"{directory}: not a trace itself, it holds traces: {inside}; give one of them")
         raise TraceError(f"{path}: missing; this is not a directmap trace, or it was copied without its manifest")
     manifest = read_known(path)
     check(manifest, path)
     return manifest
+
+
+def _traces_in(directory: Path) -> str:
+    """Names of traces that stand in a directory, a few of them; empty where none does."""
+    try:
+        with os.scandir(directory) as found:
+            entries = list(islice(found, MAX_ENTRIES))
+        names = sorted(entry.name for entry in entries if (Path(entry.path) / MANIFEST).is_file())
+    except OSError:
+        return ""
+    shown = ", ".join(name[:MAX_NAME].encode("ascii", "backslashreplace").decode() for name in names[:MAX_NAMED])
+    return shown + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 def read_known(path: Path) -> dict[str, Any]:

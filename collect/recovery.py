@@ -68,6 +68,8 @@ def recover(directory: Path) -> dict[str, Any]:
 
 def _recover_directory(directory: Path) -> dict[str, Any]:
     journal = directory / JOURNAL
+    if not directory.exists():
+        raise TraceError(f"{directory}: no such directory; give the directory of a recording that was killed")
     if (directory / MANIFEST).is_file():
         if not journal.is_dir():
             raise TraceError(f"{directory}: whole already, nothing to recover; analyze it as it is")

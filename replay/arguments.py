@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from collect.completion import suggest
 
@@ -22,13 +24,36 @@ def add_policies(parser: argparse.ArgumentParser) -> None:
     """--policy, as `options.policy`."""
     policy = parser.add_argument(
         "--policy",
-        action="extend",
+        action=_Policies,
         nargs="+",
         default=[],
         metavar="NAME",
-        help="policies to replay, as NAME, NAME:parameter=value,... or NAME+merge (default: all; see `policies`)",
+        help="policies to replay, with blanks or commas between, as NAME, NAME:parameter=value,... or NAME+merge (default: all; "
+        "see `policies`)",
     )
     suggest(policy, policy_names)
+
+
+class _Policies(argparse.Action):
+    """Adds the policies named to those of an earlier --policy."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        named = [name for text in values for name in separate(text)]
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), *named])
+
+
+def separate(text: str) -> list[str]:
+    """The policies of `NAME,NAME:parameter=value,parameter=value,NAME`.
+
+    What stands behind a comma is a parameter of the policy before it if it has a value and no name: `x=1`, but not `NAME:x=1`.
+    """
+    return re.split(r",(?![^:,=]*=)", text)
 
 
 def policy_names() -> Sequence[str]:

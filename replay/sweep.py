@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -158,7 +158,7 @@ def _axis(text: str, policy: Policy, named: str, settings: Sequence[str]) -> Axi
     parts = {one.name: one for one in ([policy.inner, policy] if isinstance(policy, EagerMerge) else [policy])}
     if not dot or not equals:
         raise TraceError(
-            f"--over {text[:60]!r}: give NAME.PARAMETER=V1,V2,... or NAME.PARAMETER=LO:HI:STEP, such as {_example(policy)}"
+            f"--over {text[:60]!r}: give NAME.PARAMETER=V1,V2,... or NAME.PARAMETER=LO:HI:STEP, such as {_example(policy, parts, text)}"
         )
     if whose not in parts:
         raise TraceError(f"--over {text[:60]!r}: the policy replayed is {' and '.join(parts)}; name a parameter of it")
@@ -202,6 +202,15 @@ def _values(text: str, parameter: Parameter, label: str) -> list[str | int]:
     return list(dict.fromkeys(values))
 
 
-def _example(policy: Policy) -> str:
-    parameters = [f"{policy.name}.{name}={parameter.values}" for name, parameter in policy.parameters.items()]
-    return parameters[0] if parameters else "gfp-unmapped.refill-order=0:9:1"
+def _example(policy: Policy, parts: Mapping[str, Policy], text: str) -> str:
+    """What could be given: what was, where only the policy's name is missing, else the policy's first parameter."""
+    bare, equals, _ = text.partition("=")
+    whose = next((whose for whose, part in parts.items() if equals and bare in part.parameters), None)
+    if whose is not None:
+        return f"{whose}.{text[:60]}"
+    for name, parameter in policy.parameters.items():
+        if parameter.choices:
+            return f"{policy.name}.{name}={','.join(parameter.choices)}"
+        step = max(1, (parameter.highest - parameter.lowest) // 8)
+        return f"{policy.name}.{name}={parameter.lowest}:{parameter.highest}:{step}"
+    return "gfp-unmapped.refill-order=0:9:1"

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from analyze.arguments import add_json, add_trace
-from analyze.when import add_when
+from analyze.when import add_when, within
 from analyze.words.terminal import clean, counted
 from collect.command_line import Subparsers, add_command
 from collect.errors import TraceError
@@ -35,6 +35,7 @@ def add_to(commands: Subparsers) -> None:
     add_trace(parser)
     add_when(parser, "--from", "the first moment", "start")
     add_when(parser, "--to", "the second moment", "end")
+    parser.stray = "moments are given as --from TIME --to TIME"
     add_json(parser)
     parser.set_defaults(run=_run)
 
@@ -49,7 +50,8 @@ def _run(options: argparse.Namespace) -> int:
     trace = open_trace(options.directory)
     rebuilt = rebuild(trace)
     history = History(rebuilt.course)
-    from_ns, to_ns = getattr(options, "from").ns(history.span), options.to.ns(history.span)
+    from_ns = within(getattr(options, "from"), history.span, "--from", trace.path)
+    to_ns = within(options.to, history.span, "--to", trace.path)
     if from_ns > to_ns:
         raise TraceError(f"{trace.path}: --from comes after --to; swap them")
     makers = attribute(trace, rebuilt).makers

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from analyze.arguments import add_json, add_trace
-from analyze.when import add_when
+from analyze.when import add_when, within
 from analyze.words.terminal import clean, counted, size
 from collect.command_line import Subparsers, add_command
 from collect.trace import open_trace
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     from analyze.state_summary import summarize_state
 
     history = History(load_course(open_trace(options.directory)))
-    found = summarize_state(history, options.at.ns(history.span))
+    found = summarize_state(history, within(options.at, history.span, "--at", options.directory))
     if options.json:
         print(json.dumps(found.to_json() | {"seconds": history.span.seconds(found.ts_ns)}, indent=1, allow_nan=False))
     else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analyze.arguments import add_json, add_top, add_trace
-from analyze.when import add_when
-from analyze.words.terminal import COLUMNS, clean, counted
-from analyze.words.who import cause_text, records
+from analyze.when import add_when, within
+from analyze.words.terminal import COLUMNS, clean, counted, wrapped
+from analyze.words.who import cause_text, records, stack_lines
 from collect.command_line import Subparsers, add_command
 from collect.schema import HUGE_FRAME_PAGES
 
@@ -62,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         found = who(rebuilt, attribution, By(options.by))
     else:
         history = History(rebuilt.course)
-        ts_ns = options.at.ns(history.span)
+        ts_ns = within(options.at, history.span, "--at", options.directory)
         found = who(rebuilt, attribution, By(options.by), state=history.state_at(ts_ns), ts_ns=ts_ns)
         under_way = len(history.under_way(ts_ns))
         moment = f"{history.span.seconds(ts_ns):.3f} s of {history.span.seconds(history.span.last_ns):.3f} s"
@@ -89,13 +88,23 @@ def _lines(found: Who, start_ns: int, top: int) -> list[str]:
     ]
 
 
+def _whole_stack(found: Who, row: dict[str, Any], most: int) -> list[str]:
+    """Below a line whose cause is a stack, cut to `most` characters: stacks begin alike, and differ where they are cut."""
+    return stack_lines(row["user"], row["cause"], most) if found.by == "stack" else []
+
+
 def _split_lines(found: Who, top: int) -> list[str]:
     table = found.split_by
     own, others = table[table["group"] == "own"], table[table["group"] != "own"]
     lines = [
         "",
         f"Split {'while recording' if found.at_end else 'until then'}: {int(table['n_2m'].sum()):,} entries of 2M, {int(table['n_1g'].sum()):,} of 1G",
-        "      2M    1G   of these kept  lack G  alike  by",
+        *wrapped(
+            "What became of the 2M frames: pages keep them split (kept); no page does, but some lack the global bit (lack G; "
+            "below and in JSON: residue); all 512 pages are alike; or none of these: whole again, or split anew by somebody else.",
+            2,
+        ),
+        "      2M    1G            kept  lack G  alike  by",
     ]
     names = ("n_2m", "n_1g", "kept", "residue", "alike")
 
@@ -104,6 +113,7 @@ def _split_lines(found: Who, top: int) -> list[str]:
 
     for row in records(others.head(top)):
         lines.append(line([row[name] for name in names], cause_text(row["user"], row["cause"], 32)))
+        lines += _whole_stack(found, row, 32)
     rest = others.iloc[top:]
     if len(rest):
         lines.append(line([int(rest[name].sum()) for name in names], f"and {len(rest):,} more"))
@@ -120,7 +130,7 @@ def _now_lines(found: Who) -> list[str]:
         "",
         f"Split {'now' if found.at_end else 'then'}: {counted(len(frames), 'frame')} of 2M ({before:,} were before we came, {attaching:,} came while we attached)",
         f"  {n('kept'):>6,}  kept by {counted(len(live), 'page')} unlike the rest of their frame",
-        f"  {n('residue'):>6,}  kept by no page, but some lack G, which invalid + default leave off",
+        f"  {n('residue'):>6,}  kept by no page, some lack G (residue), which default leaves off",
         f"  {n('alike'):>6,}  kept by no page: all 512 alike, one entry could map them as they are",
         f"  {n('never_whole'):>6,}  never one entry: memory ends inside, or the first 2M",
     ]
@@ -128,12 +138,14 @@ def _now_lines(found: Who) -> list[str]:
 
 def _cause_lines(found: Who, start_ns: int, top: int) -> list[str]:
     lines = ["", "Who keeps frames split (a page goes to the change that touched it last)"]
+    lines.append("  alone: frames that nothing else keeps")
     lines.append("  frames  alone   pages  since s  who")
     others = found.causes[found.causes["group"] != "own"]
     for row in records(others.head(top)):
         since = f"{(row['since_ns'] - start_ns) / 1e9:.1f}" if row["since_ns"] >= 0 else "before"
         who = cause_text(row["user"], row["cause"], 42)
         lines.append(f"  {row['frames']:>6,} {row['alone_frames']:>6,} {row['pages']:>7,} {since:>8}  {who}")
+        lines += _whole_stack(found, row, 42)
     if len(others) > top:
         lines.append(f"          and {len(others) - top:,} more")
     frames, alone = found.kept_by("own")
@@ -153,32 +165,37 @@ def _healing_lines(found: Who, top: int) -> list[str]:
         said = f"{this} {counted(pages, 'page')} {verb} {counted(int(step['healed']), 'frame')} in 4K"
         if step["pages_of_earlier"]:
             said += f", with {int(step['pages_of_earlier']):,} above"
-        lines.append(
-            f"  {step['total']:>6,}  {said}: {cause_text(causes[0]['user'], causes[0]['cause'], 66 - len(said))}"
-        )
-        lines += [f"          and {cause_text(row['user'], row['cause'], 60)}" for row in causes[1:3]]
+        most = 66 - len(said)
+        lines.append(f"  {step['total']:>6,}  {said}: {cause_text(causes[0]['user'], causes[0]['cause'], most)}")
+        lines += _whole_stack(found, causes[0], most)
+        for row in causes[1:3]:
+            lines.append(f"          and {cause_text(row['user'], row['cause'], 60)}")
+            lines += _whole_stack(found, row, 60)
         if len(causes) > 3:
             lines.append(f"          and {len(causes) - 3:,} more")
     if len(steps) > top:
         lines.append(f"  {int(steps['total'].iloc[-1]):>6,}  after {counted(len(steps), 'step')}")
     if not len(steps):
         lines.append(f"  {0:>6}  nothing that we saw made keeps a frame that would heal without it")
-    for group, text in (("fixed", "of the kernel itself"), ("unknown", "made before START by we do not know whom")):
+    for group, text in (
+        ("fixed", "of the kernel itself (its image, KFENCE)"),
+        ("unknown", "made before the recording, by whom is not known"),
+    ):
         frames, alone = found.kept_by(group)
         if frames:
-            lines.append(f"  {frames:>6,}  hold pages {text} ({alone:,} no others)")
+            verb = "is" if frames == 1 else "are"
+            said = f"Not in this list: {counted(frames, 'frame')} {verb} kept by pages {text}; {alone:,} of them by nothing else"
+            lines += wrapped(said, 2, 2)
     free = found.n_frames("residue") + found.n_frames("alike")
     return [
         *lines,
-        *wrap(
+        *wrapped(
             "Healed means kept by no page. To be one 2M entry again a frame must still be put together by the kernel, and none "
             "from 5.10 to 7.3 does that by itself (CPA_COLLAPSE, since 6.15, visits the range of set_memory_rox, not its "
             "alias in the direct map); pages that lack G must get it back first (set_direct_map_default_noflush sets P and "
             f"RW only). The same goes for the {counted(free, 'frame')} that no page keeps now, "
             f"{found.n_frames('residue'):,} of them with pages that lack G.",
-            COLUMNS,
-            initial_indent="  ",
-            subsequent_indent="  ",
+            2,
         ),
     ]
 

@@ -6,6 +6,7 @@ from analyze.health import SOUND, Explained, Health, LevelGap, Lost
 from analyze.words.terminal import clean, counted, table, wrapped
 
 __all__ = [
+    "NOTHING_LOST",
     "clock_text",
     "consistency_text",
     "explained_text",
@@ -14,6 +15,9 @@ __all__ = [
     "verdict_lines",
     "verdict_text",
 ]
+
+NOTHING_LOST = "nothing, by the recorder's own counters"
+"""They count what the recorder knows of; page events that contradict each other tell of others that were not seen."""
 
 MAX_SHOWN = 6
 """Spans and gaps a list in words holds; the JSON has more."""
@@ -122,7 +126,7 @@ def health_lines(found: Health) -> list[str]:
 
 def _loss_lines(losses: list[Lost]) -> list[str]:
     if not losses:
-        return _entry("lost", "nothing")
+        return _entry("lost", NOTHING_LOST)
     lines = []
     for lost in losses:
         spans = ", ".join(f"{s.from_s:.1f}-{s.to_s:.1f} s: {s.lost:,}" for s in lost.spans[:MAX_SHOWN])

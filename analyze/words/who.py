@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analyze.words.terminal import clean
+from analyze.words.terminal import clean, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["cause_text", "records"]
+__all__ = ["cause_text", "records", "stack_lines"]
+
+MAX_STACK = 400
+"""Characters of a stack that are printed."""
 
 _WHO = {"collector": "our recorder", "before": "(before)"}
 
@@ -29,3 +32,10 @@ def cause_text(user: object, cause: object, most: int) -> str:
     if number.isdecimal() and len(number) < most - 8:
         return f"{text[: most - len(number) - 3].rstrip(', ')}.. {number}"
     return text[: most - 2] + ".."
+
+
+def stack_lines(user: object, stack: object, most: int, indent: int = 10) -> list[str]:
+    """The whole stack, under 80 columns, to stand below a `cause_text` that had to cut it; nothing where it did not."""
+    if cause_text(user, stack, most) == cause_text(user, stack, MAX_STACK):
+        return []
+    return wrapped(clean(stack, MAX_STACK), indent)

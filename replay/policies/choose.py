@@ -10,6 +10,7 @@ where `MyPolicy` is a subclass of `replay.policies.Policy` whose `name` is that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
@@ -63,6 +64,8 @@ def _one(text: str, given: dict[str, dict[str, str]], there: dict[str, type[Poli
     bare, merge, more = text.partition(SUFFIX)
     name, _, own = bare.partition(":")
     if name not in there:
+        if os.path.isdir(text):  # noqa: PTH112  Path's raises where a name is too long
+            raise TraceError(f"no policy is called {text[:60]!r}, it is a directory; put traces before --policy")
         raise TraceError(f"no policy is called {name[:60]!r}; choose from {', '.join(there)} (and {SUFFIX} behind any)")
     inline = _pairs(own, text)
     policy = there[name]({**given.get(name, {}), **inline})

@@ -176,7 +176,7 @@ def test_what_breaks_before_anything_was_recorded_leaves_nothing_behind(
 
 def test_there_is_nothing_to_recover_where_nothing_was_recorded(tmp_path: Path, capsys: Capture) -> None:
     assert "no journal here" in refused(capsys, "recover", tmp_path)
-    assert "no journal here" in refused(capsys, "recover", tmp_path / "missing")
+    assert "missing: no such directory; give" in refused(capsys, "recover", tmp_path / "missing")
     (tmp_path / "manifest.json").write_text("{}")
     assert "nothing to recover" in refused(capsys, "recover", tmp_path)
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from collect.errors import HostError, TraceError
+from replay.__main__ import _parser
+from replay.arguments import separate
 from replay.placement import Host, as_recorded
 from replay.policies import CLASSES, Outcome, Parameter, Policy, choose
 from replay.pressure import Pressure, low_watermark
@@ -53,6 +55,35 @@ def test_settings_behind_a_name_and_by_set() -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("none,gfp-unmapped", ["none", "gfp-unmapped"]),
+        ("a:x=1,y=2", ["a:x=1,y=2"]),
+        ("a:x=1,y=2,b", ["a:x=1,y=2", "b"]),
+        ("a,b:x=1,y=2,c+merge,d", ["a", "b:x=1,y=2", "c+merge", "d"]),
+        ("a:x=1,b:x=2", ["a:x=1", "b:x=2"]),
+        ("a:x=1,y=2+merge:global=kept,z=1,b", ["a:x=1,y=2+merge:global=kept,z=1", "b"]),
+        ("a,", ["a", ""]),
+    ],
+)
+def test_commas_separate_policies_and_parameters(text: str, names: list[str]) -> None:
+    assert separate(text) == names
+
+
+def test_policies_are_named_with_blanks_or_commas_and_by_more_than_one_option() -> None:
+    parsed = _parser().parse_args(["run", "X", "--policy", "none,grouped", "rox-cache", "--policy", "a:x=1,y=2"])
+    assert parsed.policy == ["none", "grouped", "rox-cache", "a:x=1,y=2"]
+    assert _parser().parse_args(["run", "X"]).policy == []
+
+
+def test_a_directory_among_the_policies_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="it is a directory; put traces before --policy"):
+        choose.choose(["none", str(tmp_path)])
+    with pytest.raises(TraceError, match="no policy is called 'xxx"):
+        choose.choose(["x" * 5000])
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_time_outside_the_recording_is_one_line_with_what_it_covers(capsys: py
         out, err = capsys.readouterr()
         assert out == ""
         assert err.count("\n") == 1
-        assert "covers 0.000000000 to 106.794060700 s" in err
+        assert "give a time from 0.000000000 to 106.794060700 s" in err
 
 
 def test_timeline_adds_up_to_the_splits_of_the_whole(rebuilt: Rebuild, capsys: pytest.CaptureFixture[str]) -> None:

@@ -383,3 +383,22 @@ def test_a_file_name_with_control_characters_stays_on_one_line(trace: Path) -> N
     with pytest.raises(TraceError) as caught:
         open_trace(trace)
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+def test_a_directory_of_traces_names_some_of_them(tmp_path: Path) -> None:
+    def told(names: list[str]) -> str:
+        for name in names:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / MANIFEST).write_text("{}")
+        with pytest.raises(TraceError) as caught:
+            open_trace(tmp_path)
+        return str(caught.value).removeprefix(f"{tmp_path}")
+
+    (tmp_path / "a-empty").mkdir()
+    (tmp_path / "a-file").write_text("")
+    assert "not a directmap trace" in told([])
+    assert told(["b", "c"]) == ": not a trace itself, it holds traces: b, c; give one of them"
+    assert "traces: b, c, d, e, f and 2 more;" in told(["d", "e", "f", "g", "h"])
+    evil = told(["\x1b[31m\n\u00e9" + "x" * 200])
+    assert evil.isascii() and evil.isprintable() and len(evil) < 200
+    assert r"traces: ?[31m?\xe9xxx" in evil

@@ -221,6 +221,37 @@ def test_at_the_start_nobody_has_split_anything(capsys: pytest.CaptureFixture[st
     assert {cause["group"] for cause in found["causes"]} == {"own", "fixed", "unknown"}
 
 
+def test_stacks_are_printed_whole_wherever_they_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "who", SAMPLES / "6.1-churn", "--by", "stack", "--top", "100")
+    found = sample("6.1-churn", By.STACK)
+    text = " ".join(" ".join(lines).split())
+    others = found.split_by[found.split_by["group"] != "own"]
+    for stack in {*others["cause"], *found.causes.loc[found.causes["group"] == "known", "cause"]}:
+        assert str(stack) in text
+    (first, *_) = [at for at, line in enumerate(lines) if line.endswith("kprobe set_memory_ro < alloc_insn_page <..")]
+    assert lines[first + 1 : first + 3] == [
+        "          set_memory_ro < alloc_insn_page < __get_insn_slot <",
+        "          arch_prepare_optimized_kprobe",
+    ]
+    assert not any(line.startswith("          set_memory") for line in printed(capsys, "who", SAMPLES / "6.1-churn"))
+
+
+def test_pages_that_nobody_we_saw_made_are_counted_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(" ".join(printed(capsys, "who", SAMPLES / "6.1-churn")).split())
+    assert "2 frames are kept by pages of the kernel itself (its image, KFENCE); 0 of them by nothing else" in text
+    assert (
+        "9 frames are kept by pages made before the recording, by whom is not known; 7 of them by nothing else" in text
+    )
+
+
+def test_what_its_columns_count_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, "who", SAMPLES / "6.1-churn")
+    text = " ".join(" ".join(lines).split())
+    assert "lack the global bit (lack G; below and in JSON: residue)" in text
+    assert "  alone: frames that nothing else keeps" in lines
+    assert "     133  kept by no page, some lack G (residue), which default leaves off" in lines
+
+
 @pytest.mark.parametrize("moment", ["1000", "@5"])
 def test_a_moment_that_the_trace_does_not_cover_is_one_line(moment: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["who", str(SAMPLES / "6.1-churn"), "--at", moment]) == 2
