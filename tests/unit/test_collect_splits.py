@@ -29,7 +29,7 @@ typedef uint64_t u64;
 static u64 stack[64];
 static long n_frames;
 
-static long bpf_get_stack(void *ctx, u64 *ip, unsigned size, u64 flags)
+static int walk_stack(void *ctx, u64 *ip, unsigned size)
 {
 	if (n_frames < 0)
 		return -14;
