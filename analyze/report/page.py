@@ -186,6 +186,8 @@ class KeepersView:
     rows: Sequence[KeeperRow]
     more: str
     healing: Sequence[str]
+    own: KeeperRow | None = None
+    """Our recorder's share, in no row; None where it has none."""
 
 
 @dataclass(frozen=True)
