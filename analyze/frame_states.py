@@ -1,4 +1,5 @@
-"""What each 2M frame of physical memory is at the end of a recording: whole, split before it, or split meanwhile, and by whom."""
+"""What each 2M frame of physical memory is at the end of a recording: whole, split before it or while our probes were attached, or
+split meanwhile, and by whom."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analyze.analysis import Analysis
+from analyze.before_start import ATTACHING
 from analyze.users import USER_LABELS
 from collect.schema import HUGE_FRAME_PAGES, Level
 
@@ -16,6 +18,8 @@ __all__ = [
     "HOLE",
     "LEAF_1G",
     "LEAF_2M",
+    "QUARTERS",
+    "SPLIT_ATTACHING",
     "SPLIT_BEFORE",
     "USER_STATES",
     "Cells",
@@ -24,8 +28,9 @@ __all__ = [
     "splits_of_2m",
 ]
 
-HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE = 0, 1, 2, 3
-USER_STATES: dict[str, int] = {name: 4 + i for i, name in enumerate(USER_LABELS)}
+HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, SPLIT_ATTACHING = 0, 1, 2, 3, 4
+"""Split while attaching: whole before our probes were attached, in 4K entries when the recording started. The recorder's own doing."""
+USER_STATES: dict[str, int] = {name: 5 + i for i, name in enumerate(USER_LABELS)}
 """State of a frame that was split during the recording, by the user who did it first."""
 
 _OF_LEVEL = np.array([HOLE, SPLIT_BEFORE, LEAF_2M, LEAF_1G], np.uint8)
@@ -39,8 +44,15 @@ def frame_states(analysis: Analysis) -> npt.NDArray[np.uint8]:
     users = np.array([USER_STATES.get(user, USER_STATES["other"]) for user in of_2m["user"]], np.uint8)
     still = states[frames] == SPLIT_BEFORE
     states[frames[still]] = users[still]
+    now = analysis.attribution.frames
+    attaching = now.loc[now["split_name"] == ATTACHING, "frame"].to_numpy(np.int64)
+    states[attaching[states[attaching] == SPLIT_BEFORE]] = SPLIT_ATTACHING
     end = np.flatnonzero(states != HOLE)
     return states[: int(end[-1]) + 1] if len(end) else states[:0]
+
+
+QUARTERS = 4
+"""Steps in which `Cells.quarters` counts."""
 
 
 class Cells(NamedTuple):
@@ -61,7 +73,7 @@ def cells_of(states: npt.NDArray[np.uint8], per_cell: int, n_cells: int) -> Cell
     padded[: len(states)] = states[: len(padded)]
     frames = padded.reshape(n_cells, per_cell)
     there, in_4k = np.count_nonzero(frames != HOLE, axis=1), np.count_nonzero(frames >= SPLIT_BEFORE, axis=1)
-    return Cells(frames.max(axis=1), (-(-4 * in_4k // np.maximum(there, 1))).astype(np.uint8))
+    return Cells(frames.max(axis=1), (-(-QUARTERS * in_4k // np.maximum(there, 1))).astype(np.uint8))
 
 
 def splits_of_2m(analysis: Analysis) -> pd.DataFrame:

@@ -16,7 +16,8 @@ from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from replay.judgement import BOUND, SUBJECT, judge
 from replay.measures import BASELINE
-from replay.page_view import JudgedView, ReplayView
+from replay.page_view import JudgedView, ReplayView, frames_split
+from replay.policies.eager_merge import SUFFIX
 from replay.report import TEMPLATES, Written, write_replay_report
 from replay.run import run_policies
 
@@ -25,6 +26,8 @@ __all__ = ["PAGE", "main", "write_demo"]
 PAGE = "index.html"
 SHOWN = (BASELINE, SUBJECT, "grouped", "prog-pack", "rox-cache", "pageblock-flip", "none+merge", BOUND)
 """Policies on the page; `directmap-replay run` knows more."""
+COLUMNS = (BASELINE, SUBJECT, BOUND, *(name for name in SHOWN if name not in (BASELINE, SUBJECT, BOUND)))
+"""As the table at the top has them: on a narrow screen those come first that the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,14 @@ def write_demo(traces: Path, out: Path, *, force: bool = False) -> Path:
     for number, trace_dir in enumerate(found, 1):
         print(f"demo: {plain(trace_dir.name)} ({number} of {len(found)})", file=sys.stderr, flush=True)
         shown.append(_show(trace_dir, out, f"t{number}"))
-    write_page(out / PAGE, "demo.html", templates=[TEMPLATES], shown=shown, policies=SHOWN)
+    write_page(
+        out / PAGE,
+        "demo.html",
+        templates=[TEMPLATES],
+        shown=shown,
+        policies=COLUMNS,
+        merging=any(SUFFIX in name for name in COLUMNS),
+    )
     return out / PAGE
 
 
@@ -65,7 +75,7 @@ def _show(trace_dir: Path, out: Path, slug: str) -> Shown:
     written = write_replay_report(analysis, results, judgement, out / folder, slug)
     assert written.judged is not None  # none is among the policies
     view, replayed = _within(written, folder)
-    return Shown(view, written.judged, replayed, {r.policy: str(r.split_2m) for r in results})
+    return Shown(view, written.judged, replayed, {r.policy: frames_split(r) for r in results})
 
 
 def _within(written: Written, folder: str) -> tuple[TraceView, ReplayView]:

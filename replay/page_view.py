@@ -10,28 +10,29 @@ from markupsafe import Markup
 from analyze.plots.style import inline_svg
 from analyze.report.page import Check, Picture, plain
 from replay.costs import Costs
-from replay.judgement import Judgement, Verdict
+from replay.judgement import Judgement, Verdict, frames_apart
 from replay.judgement_words import between, happened, headline, judged, sureness_clauses
 from replay.measures import summed
 from replay.plots import split_figure
-from replay.plots_saved import in_order, saved_figure
+from replay.plots_saved import in_order, puts_together, saved_figure
 from replay.pricing import priced
 from replay.pricing_text import amount
 from replay.published import RESULTS
 from replay.results import PolicyResult
 
-__all__ = ["JudgedView", "PolicyView", "ReplayView", "judged_view", "replay_view"]
+__all__ = ["JudgedView", "PolicyView", "ReplayView", "frames_split", "judged_view", "replay_view"]
 
 _STATES = {Verdict.YES: "good", Verdict.AT_A_PRICE: "doubt", Verdict.UNKNOWN: "doubt"}
 
 
 @dataclass(frozen=True)
 class JudgedView:
-    """The answer: two sentences, and the second in a few words; `state` is a key of a check's states."""
+    """The answer: two sentences, and the second in a few words, and `short` with two numbers; `state` is a key of a check's states."""
 
     happened: str
     judged: str
     headline: str
+    short: str
     state: str
 
 
@@ -78,7 +79,16 @@ class ReplayView:
 
 def judged_view(found: Judgement) -> JudgedView:
     """For the top of a page."""
-    return JudgedView(happened(found), judged(found), headline(found), _STATES.get(found.verdict, "none"))
+    short = headline(found)
+    if found.frames is not None:
+        short += f": {between(found.base)} → {between(found.frames)}"
+    return JudgedView(happened(found), judged(found), headline(found), short, _STATES.get(found.verdict, "none"))
+
+
+def frames_split(result: PolicyResult) -> str:
+    """For a cell: 2M frames ever split; where a policy puts them together, also how many are apart at once, which the pictures draw."""
+    apart = f" ({between(frames_apart(result))} at once)" if puts_together(result) else ""
+    return f"{between(result.split_2m)}{apart}"
 
 
 def replay_view(
@@ -155,7 +165,7 @@ def _policy(result: PolicyResult, shared: Sequence[str]) -> PolicyView:
     return PolicyView(
         name=result.policy,
         title=result.title,
-        split_2m=between(result.split_2m),
+        split_2m=frames_split(result),
         split_1g=between(result.split_1g),
         live=between(result.split_2m_live_end),
         entries=between(result.leaf_entries_end),

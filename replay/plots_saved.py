@@ -12,9 +12,10 @@ from analyze.plots.style import FAINT, INK, LEVELS, USERS, drawing, settled
 from replay.judgement import BOUND, SUBJECT, frames_apart
 from replay.judgement_words import between
 from replay.measures import BASELINE
+from replay.policies.eager_merge import SUFFIX
 from replay.results import Interval, PolicyResult
 
-__all__ = ["in_order", "saved_figure"]
+__all__ = ["in_order", "puts_together", "saved_figure"]
 
 _PAGES_PER_MIB = 256
 _DONE, _BAR, _MINE = INK, LEVELS["4K"].light, USERS["module"].light
@@ -30,6 +31,11 @@ def in_order(results: Sequence[PolicyResult]) -> list[PolicyResult]:
     )
 
 
+def puts_together(result: PolicyResult) -> bool:
+    """Whether a policy merges entries again: then what it leaves are the frames apart at once, and not all that were ever split."""
+    return bool(result.policy.partition(SUFFIX)[1])
+
+
 def saved_figure(results: Sequence[PolicyResult]) -> Figure:
     """A row a policy: on the left frames left in 4K entries, on the right memory held idle; solid up to the lower end of what the
     trace leaves open, hatched up to the upper."""
@@ -40,11 +46,11 @@ def saved_figure(results: Sequence[PolicyResult]) -> Figure:
         _panel(left, rows, [frames_apart(r) for r in rows], 1.0)
         _panel(right, rows, [r.idle_pages_peak for r in rows], _PAGES_PER_MIB)
         _bounds(left, rows)
-        left.set_yticks(range(len(rows)), [r.policy for r in rows])
+        left.set_yticks(range(len(rows)), [f"{r.policy}, at once" if puts_together(r) else r.policy for r in rows])
         for label, result in zip(left.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if result.policy.startswith(SUBJECT) else "normal")
         left.set_ylim(len(rows) - 0.4, -0.6)
-        left.set_xlabel("2M frames split (with +merge: apart at once, at most)")
+        left.set_xlabel("2M frames split (at once: apart at the same time, at most)")
         right.set_xlabel("held idle, at most [MiB]")
         left.set_title("What each policy leaves of these splits", loc="left", fontsize=10, fontweight="bold")
         right.set_title("and what it holds for that", loc="left", fontsize=10, fontweight="bold")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from analyze.pages.free_blocks import HUGE_ORDER, FreeBlocks
 from analyze.plots.style import FAINT, INK, LEVELS, drawing, settled
-from analyze.words.numbers import count
+from analyze.words.numbers import count, memory
 
 __all__ = ["free_figure"]
 
@@ -64,15 +64,14 @@ def _draw(axes: Axes, zone: FreeBlocks, start_ns: int) -> None:
         above = below + pages[:, first:end].sum(axis=1) / PAGES_PER_GIB
         axes.fill_between(t_s, below, above, step="post", color=colour, linewidth=0)
         axes.plot(t_s, above, drawstyle="steps-post", color=FAINT if first else INK, linewidth=0.8)
-        labels.append((name, float(above[-1] - below[-1])))
+        labels.append((name, int(pages[-1, first:end].sum())))
         below = above
     top = float(below.max()) or 1.0
     axes.set_ylim(0.0, top * 1.05)
     axes.set_ylabel(f"{zone.zone}, node {zone.node}\nfree [GiB]")
-    for i, (name, gib) in enumerate(labels):
-        size = f"{gib:.2f} GiB" if gib >= 0.1 or gib == 0.0 else f"{gib * 1024:.1f} MiB"
+    for i, (name, n_pages) in enumerate(labels):
         axes.annotate(
-            f"{name}: {size}",
+            f"{name}: {memory(n_pages)}",
             (1.0, 0.12 + 0.32 * i),
             xycoords="axes fraction",
             xytext=(8, 0),

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analyze.plots.style import FAINT, INK, LEVELS, PAPER, USERS, drawing, settled
+from analyze.words.numbers import memory, number
 
 __all__ = ["LevelsOverTime", "Moments", "SplitsOverTime", "draw_users", "levels_figure", "users_present"]
 
@@ -119,7 +120,7 @@ def _draw_moments(axes: Axes, told: Sequence[tuple[float, str]], duration_s: flo
         axes.axvline(t, color=INK, linewidth=0.7, linestyle=(0, (2, 2)), zorder=3)
     shown = list(told[:MAX_LABELS])
     if len(told) > MAX_LABELS:
-        shown[-1] = (shown[-1][0], f"{shown[-1][1]}, and {len(told) - MAX_LABELS} more")
+        shown[-1] = (shown[-1][0], f"{shown[-1][1]}, and {number(len(told) - MAX_LABELS)} more")
     for i, (t, text) in enumerate(shown):
         right = t > 0.7 * duration_s
         axes.annotate(
@@ -140,8 +141,8 @@ def _label_ends(axes: Axes, parts: dict[str, npt.NDArray[np.int64]], total: floa
     floor = 0.0
     wanted: list[tuple[float, str]] = []
     for name, pages in parts.items():
-        start, end = float(pages[0]) / PAGES_PER_GIB, float(pages[-1]) / PAGES_PER_GIB
-        wanted.append((floor + end / 2, f"{name}  {_gib(start)} → {_gib(end)}"))
+        end = float(pages[-1]) / PAGES_PER_GIB
+        wanted.append((floor + end / 2, f"{name}  {memory(int(pages[0]))} → {memory(int(pages[-1]))}"))
         floor += end
     gap = 0.12 * (total or 1.0)
     y = -gap
@@ -161,10 +162,6 @@ def _label_ends(axes: Axes, parts: dict[str, npt.NDArray[np.int64]], total: floa
             fontsize=8.5,
             annotation_clip=False,
         )
-
-
-def _gib(value: float) -> str:
-    return f"{value:.2f} GiB" if value >= 0.1 or value == 0.0 else f"{value * 1024:.0f} MiB"
 
 
 def draw_users(axes: Axes, splits: SplitsOverTime, duration_s: float) -> None:
@@ -187,7 +184,7 @@ def draw_users(axes: Axes, splits: SplitsOverTime, duration_s: float) -> None:
         if len(t_1g):
             _draw_diamonds(axes, t_1g[_last_of_slices(t_1g, duration_s)], row + 0.5, look.light)
         axes.annotate(
-            f"{len(t_2m)} × 2M" + (f", {len(t_1g)} × 1G" if len(t_1g) else ""),
+            f"{number(len(t_2m))} × 2M" + (f", {number(len(t_1g))} × 1G" if len(t_1g) else ""),
             (1.0, row + 0.42),
             xycoords=("axes fraction", "data"),
             xytext=(8, 0),

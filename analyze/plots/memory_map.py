@@ -1,7 +1,8 @@
 """A map of physical memory for paper: one cell for each 2M frame, and who split it.
 
 Lines of 64 cells (128 MiB) run from address 0 down; with more memory lines become longer, up to 512 cells (1 GiB), and then a
-cell stands for several frames and shows the one of them that comes last in the legend. Lines without memory are left out.
+cell stands for several frames and shows the one of them that comes last in the legend; of those in 4K from before, how much of it is.
+Lines without memory are left out.
 """
 
 from __future__ import annotations
@@ -20,11 +21,21 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 from matplotlib.transforms import Transform
 
-from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, Cells, cells_of
-from analyze.plots.style import FAINT, INK, LEVELS, PAPER, USERS, Look, drawing, settled
+from analyze.frame_states import (
+    HOLE,
+    LEAF_1G,
+    LEAF_2M,
+    QUARTERS,
+    SPLIT_ATTACHING,
+    SPLIT_BEFORE,
+    USER_STATES,
+    Cells,
+    cells_of,
+)
+from analyze.plots.style import ATTACHING, FAINT, INK, LEVELS, PAPER, USERS, Look, drawing, settled
 from analyze.words.numbers import count, number
 
-__all__ = ["draw_map", "map_figure", "map_height", "map_legend"]
+__all__ = ["STATE_LABELS", "STATE_LOOKS", "draw_map", "map_figure", "map_height", "map_is_shaded", "map_legend"]
 
 FRAMES_PER_GIB = 512
 MAX_LINES = 96
@@ -35,6 +46,23 @@ _MARKED = 128
 """Cells of a line up to which marks can be seen."""
 _GAP = 1.6
 """Lines left free where lines without memory are left out."""
+
+STATE_LOOKS: dict[int, Look] = {
+    LEAF_1G: LEVELS["1G"],
+    LEAF_2M: LEVELS["2M"],
+    SPLIT_BEFORE: LEVELS["4K"],
+    SPLIT_ATTACHING: ATTACHING,
+    **{state: USERS[name] for name, state in USER_STATES.items()},
+}
+"""Of each state of a frame (`analyze.frame_states`), in the order of the legend."""
+
+STATE_LABELS: dict[int, str] = {
+    LEAF_1G: "in a 1G entry",
+    LEAF_2M: "in a 2M entry",
+    SPLIT_BEFORE: "4K before the recording",
+    **{state: f"split by {look.label}" for state, look in STATE_LOOKS.items() if state > SPLIT_BEFORE},
+}
+"""What a legend calls it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +115,11 @@ def map_height(states: npt.NDArray[np.uint8]) -> float:
     return max(_lines(states).bottom * LINE_INCHES, 0.8)
 
 
+def map_is_shaded(states: npt.NDArray[np.uint8]) -> bool:
+    """Whether cells stand for several frames, and so tell how much of them was in 4K before."""
+    return _lines(states).per_cell > 1
+
+
 def draw_map(axes: Axes, states: npt.NDArray[np.uint8], split_1g: npt.NDArray[np.int64]) -> None:
     """Draw it, with physical addresses at both axes."""
     lines = _lines(states)
@@ -95,14 +128,9 @@ def draw_map(axes: Axes, states: npt.NDArray[np.uint8], split_1g: npt.NDArray[np
     for line, top in zip(lines.kept, lines.top, strict=True):
         whole = min(lines.across, -(-(len(states) - int(line) * lines.frames) // lines.per_cell))
         axes.add_patch(Rectangle((0, top), whole, 1, facecolor="none", edgecolor=FAINT, linewidth=0.25, zorder=1))
-    for state, look in _looks().items():
+    for state, look in STATE_LOOKS.items():
         _draw_state(axes, cells, state, look, lines)
     _outline(axes, split_1g, lines)
-
-
-def _looks() -> dict[int, Look]:
-    levels = {LEAF_1G: LEVELS["1G"], LEAF_2M: LEVELS["2M"], SPLIT_BEFORE: LEVELS["4K"]}
-    return levels | {state: USERS[name] for name, state in USER_STATES.items()}
 
 
 def _cells(states: npt.NDArray[np.uint8], lines: _Lines) -> Cells:
@@ -162,8 +190,8 @@ def _draw_state(axes: Axes, cells: Cells, state: int, look: Look, lines: _Lines)
     own = cells.state == state
     if state == SPLIT_BEFORE and lines.per_cell > 1:
         _fill(axes, own, LEVELS["2M"].light, lines)
-        for quarters in range(1, 5):
-            _fill(axes, own & (cells.quarters == quarters), look.light, lines, quarters / 4)
+        for quarters in range(1, QUARTERS + 1):
+            _fill(axes, own & (cells.quarters == quarters), look.light, lines, quarters / QUARTERS)
     else:
         _fill(axes, own, look.light, lines)
     line, x = np.nonzero(own)
@@ -211,6 +239,7 @@ _STROKES: dict[str, list[tuple[float, float, float, float]]] = {
     "/": [(0.2, 0.8, 0.8, 0.2)],
     "\\": [(0.2, 0.2, 0.8, 0.8)],
     "-": [(0.15, 0.5, 0.85, 0.5)],
+    "=": [(0.15, 0.27, 0.85, 0.27), (0.15, 0.73, 0.85, 0.73)],
     "|": [(0.5, 0.15, 0.5, 0.85)],
     "x": [(0.2, 0.2, 0.8, 0.8), (0.2, 0.8, 0.8, 0.2)],
 }
@@ -263,15 +292,13 @@ class _Swatch(HandlerBase):
 def map_legend(figure: Figure, states: npt.NDArray[np.uint8]) -> None:
     """One swatch for each state that occurs, with the number of its frames, below the figure."""
     counts = np.bincount(states, minlength=256)
-    labels = {LEAF_1G: "in a 1G entry", LEAF_2M: "in a 2M entry", SPLIT_BEFORE: "4K before the recording"}
-    labels |= {state: f"split by {USERS[name].label}" for name, state in USER_STATES.items()}
-    looks = {state: look for state, look in _looks().items() if counts[state]}
+    looks = {state: look for state, look in STATE_LOOKS.items() if counts[state]}
     if not looks:
         return
     handles = {state: Rectangle((0, 0), 1, 1) for state in looks}
     figure.legend(
         list(handles.values()),
-        [f"{labels[state]}: {number(int(counts[state]))}" for state in looks],
+        [f"{STATE_LABELS[state]}: {number(int(counts[state]))}" for state in looks],
         handler_map={handles[state]: _Swatch(look) for state, look in looks.items()},
         loc="outside lower left",
         ncols=min(4, len(looks)),

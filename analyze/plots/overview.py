@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analyze.plots.levels import SplitsOverTime, draw_users, users_present
-from analyze.plots.memory_map import draw_map, map_height, map_legend
+from analyze.plots.memory_map import draw_map, map_height, map_is_shaded, map_legend
 from analyze.plots.style import drawing, settled
 
 __all__ = ["overview_figure"]
@@ -48,7 +48,10 @@ def overview_figure(
         top, bottom = figure.subplots(2, 1, height_ratios=[of_map, of_users])
         draw_map(top, states, split_1g)
         outlined = "; outlined: a 1G entry that was split" if len(split_1g) else ""
-        top.set_title(f"Where: physical memory, at the end{outlined}", loc="left", fontsize=9.5, fontweight="bold")
+        shaded = "; grey: how much is in 4K" if map_is_shaded(states) else ""
+        top.set_title(
+            f"Where: physical memory, at the end{outlined}{shaded}", loc="left", fontsize=9.5, fontweight="bold"
+        )
         draw_users(bottom, splits, duration_s)
         bottom.set_title(
             "When: a tick for each 2M entry split, ◆ for a 1G entry, rising with the count",

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from analyze.users import USER_LABELS
 
-__all__ = ["CSS", "LEVELS", "MARKS", "USERS", "Look", "drawing", "inline_svg", "save", "settled"]
+__all__ = ["ATTACHING", "CSS", "LEVELS", "MARKS", "USERS", "Look", "drawing", "inline_svg", "save", "settled"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Look:
     light: str
     dark: str
     mark: str = ""
-    """One of "" (solid), "." "/" "\\" "-" "|" "x" (drawn over the cell)."""
+    """One of "" (solid), "." "/" "\\" "-" "=" "|" "x" (drawn over the cell)."""
 
     @property
     def dark_mark(self) -> bool:
@@ -54,6 +54,9 @@ _USERS = {
 USERS: dict[str, Look] = {name: Look(label, *_USERS[name]) for name, label in USER_LABELS.items()}
 """Users of the direct map, by the name that attribution gives them."""
 
+ATTACHING = Look("our recorder while attaching", *_USERS["collector"][:2], "=")
+"""What our recorder split before the recording started: its colour, and a mark of its own."""
+
 LEVELS: dict[str, Look] = {
     "1G": Look("1G entries", "#e4eaf0", "#252d37"),
     "2M": Look("2M entries", "#c2cfdc", "#3c4b5c"),
@@ -65,6 +68,7 @@ MARKS: dict[str, str] = {
     "/": "m.2 .8l.6-.6",
     "\\": "m.2 .2l.6 .6",
     "-": "m.15 .5h.7",
+    "=": "m.15 .27h.7m-.7 .46h.7",
     "|": "m.5 .15v.7",
     "x": "m.2 .2l.6 .6m0-.6l-.6 .6",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analyze.health import BROKEN, DOUBTED, SOUND, Health, Lost
 from analyze.report.page import Check, HealthView, State
-from analyze.words.health import clock_text, consistency_text, explained_text, levels_text, verdict_text
+from analyze.words.health import NOTHING_LOST, clock_text, consistency_text, explained_text, levels_text, verdict_text
 
 __all__ = ["health_view"]
 
@@ -31,7 +31,7 @@ def health_view(found: Health) -> HealthView:
 
 
 def _facts(found: Health) -> list[tuple[str, str]]:
-    facts = [("lost", "; ".join(_lost(lost) for lost in found.losses) or "nothing")]
+    facts = [("lost", "; ".join(_lost(lost) for lost in found.losses) or NOTHING_LOST)]
     if found.explained:
         facts.append(("explained", explained_text(found.explained)))
     facts.append(("consistent", consistency_text(found)))

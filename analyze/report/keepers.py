@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from analyze.attribute import BEFORE
+from analyze.before_start import ATTACHING
 from analyze.causes import EARLIER
 from analyze.plots.style import USERS
 from analyze.report.page import KeeperRow, KeepersView, plain
 from analyze.who import Who
 from analyze.words.numbers import count, number
-from analyze.words.who import records
+from analyze.words.who import elsewhere, records
 
 __all__ = ["MAX_CAUSES", "MAX_STEPS", "cause_text", "healing_sentences", "keepers_view", "states_text"]
 
+OWN = "our recorder, and what came while it attached"
 MAX_CAUSES = 10
 MAX_STEPS = 8
 
@@ -22,11 +24,15 @@ def states_text(found: Who) -> str:
     special = found.special[~found.special["residue"] & found.special["kept"]]
     parts = [
         f"{number(n('kept'))} are kept so by {count(len(special), 'page')} unlike the rest of their frame",
-        f"{number(n('residue'))} by no page, but some lack G",
+        f"{number(n('residue'))} by no page, but some lack the global bit (G)",
         f"{number(n('alike'))} by no page: one entry could map them as they are",
-        f"{number(n('never_whole'))} never were one entry",
+        f"{number(n('never_whole'))} never were one entry{_more(elsewhere(found, found.special).get('never_whole', 0))}",
     ]
     return f"At the end 4K entries map {count(len(found.frames), 'frame')} of 2M: {'; '.join(parts)}."
+
+
+def _more(pages: int) -> str:
+    return f", with {count(pages, 'more such page')}" if pages else ""
 
 
 def healing_sentences(found: Who, most: int = MAX_STEPS) -> list[str]:
@@ -66,16 +72,22 @@ def keepers_view(found: Who) -> KeepersView:
         for row in records(others.head(MAX_CAUSES))
     ]
     more = len(others) - MAX_CAUSES
+    own, (frames, alone) = found.causes[found.causes["group"] == "own"], found.kept_by("own")
     return KeepersView(
         states=states_text(found),
         rows=rows,
         more=f"and {count(more, 'cause')} more" if more > 0 else "",
         healing=healing_sentences(found),
+        own=KeeperRow("collector", OWN, number(frames), number(alone), number(int(own["pages"].sum())))
+        if frames
+        else None,
     )
 
 
 def cause_text(user: object, cause: object) -> str:
     """As `who` names it: `module usbcore`."""
+    if user == BEFORE and cause == ATTACHING:
+        return "our recorder, from attaching"
     if user == BEFORE:
         return plain(EARLIER if cause in ("", EARLIER) else f"{EARLIER}: {cause}", 80)
     return plain(f"{'our recorder' if user == 'collector' else user} {cause}".strip(), 80)

@@ -16,6 +16,8 @@ from analyze.frame_states import (
     HOLE,
     LEAF_1G,
     LEAF_2M,
+    QUARTERS,
+    SPLIT_ATTACHING,
     SPLIT_BEFORE,
     USER_STATES,
     Cells,
@@ -23,7 +25,8 @@ from analyze.frame_states import (
     frame_states,
     splits_of_2m,
 )
-from analyze.plots.style import MARKS, USERS, Look
+from analyze.plots.memory_map import STATE_LABELS, STATE_LOOKS
+from analyze.plots.style import MARKS, USERS
 from analyze.report.keepers import cause_text
 from analyze.report.page import Layer, LegendView, MapBlock, MapView, Spot, plain
 from analyze.who import Who
@@ -41,15 +44,15 @@ MAX_SPOTS = 1000
 MAX_NAMES = 3
 
 _CELLS = ACROSS * DOWN
-_WHOLE = 4  # quarters
-_KEYS = {LEAF_1G: "level-1G", LEAF_2M: "level-2M", SPLIT_BEFORE: "level-4K"} | {
-    state: f"user-{name}" for name, state in USER_STATES.items()
-}
-_LABELS = {LEAF_1G: "in a 1G entry", LEAF_2M: "in a 2M entry", SPLIT_BEFORE: "4K before the recording"} | {
-    state: f"split by {USERS[name].label}" for name, state in USER_STATES.items()
+_KEYS = {
+    LEAF_1G: "level-1G",
+    LEAF_2M: "level-2M",
+    SPLIT_BEFORE: "level-4K",
+    SPLIT_ATTACHING: "user-collector",
+    **{state: f"user-{name}" for name, state in USER_STATES.items()},
 }
 _WHY = {
-    "residue": "kept by no page, though some lack G",
+    "residue": "kept by no page, though some lack the global bit (G)",
     "alike": "kept by no page: one entry could map it as it is",
     "never_whole": "never was one entry",
 }
@@ -80,7 +83,7 @@ def map_view(analysis: Analysis, kept: Who) -> MapView:
     return MapView(
         blocks=blocks,
         legend=[
-            LegendView(key, _marks(state), f"{_LABELS[state]}: {number(int(counts[state]))}", _dark(state))
+            LegendView(key, _marks(state), f"{STATE_LABELS[state]}: {number(int(counts[state]))}", _dark(state))
             for state, key in _KEYS.items()
             if counts[state]
         ],
@@ -92,19 +95,12 @@ def map_view(analysis: Analysis, kept: Who) -> MapView:
     )
 
 
-def _look(state: int) -> Look | None:
-    """Of a user's state; None of a level's."""
-    return next((USERS[name] for name, code in USER_STATES.items() if code == state), None)
-
-
 def _marks(state: int) -> str:
-    look = _look(state)
-    return MARKS.get(look.mark, "") if look is not None else ""
+    return MARKS.get(STATE_LOOKS[state].mark, "")
 
 
 def _dark(state: int) -> bool:
-    look = _look(state)
-    return look is not None and look.dark_mark
+    return bool(_marks(state)) and STATE_LOOKS[state].dark_mark
 
 
 def _layers(cells: Cells) -> list[Layer]:
@@ -118,9 +114,9 @@ def _layers(cells: Cells) -> list[Layer]:
         if state != SPLIT_BEFORE:
             layers += _layer(own, state, key)
             continue
-        layers += _layer(own & (cells.quarters < _WHOLE), LEAF_2M, _KEYS[LEAF_2M])
-        for quarters in range(1, _WHOLE + 1):
-            layers += _layer(own & (cells.quarters == quarters), state, key, quarters / _WHOLE)
+        layers += _layer(own & (cells.quarters < QUARTERS), LEAF_2M, _KEYS[LEAF_2M])
+        for quarters in range(1, QUARTERS + 1):
+            layers += _layer(own & (cells.quarters == quarters), state, key, quarters / QUARTERS)
     return layers
 
 
@@ -148,7 +144,7 @@ def _spots(
     recorded = np.unique(cell_of[states[split] > SPLIT_BEFORE])
     older = np.setdiff1d(cells, recorded)
     named = np.sort(np.concatenate([recorded, older])[:MAX_SPOTS])
-    told = _Told(analysis, kept, split[np.isin(cell_of, named)])
+    told = _Told(analysis, kept, states, split[np.isin(cell_of, named)])
     found: dict[int, list[Spot]] = {}
     bounds = np.searchsorted(cell_of, np.stack([named, named + 1]))
     for cell, first, end in zip(named.tolist(), *bounds.tolist(), strict=True):
@@ -162,14 +158,17 @@ def _spots(
 class _Told:
     """What is known of frames, in words."""
 
-    def __init__(self, analysis: Analysis, kept: Who, frames: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, analysis: Analysis, kept: Who, states: npt.NDArray[np.uint8], frames: npt.NDArray[np.int64]
+    ) -> None:
+        self._attaching = set(np.flatnonzero(states == SPLIT_ATTACHING).tolist())
         self._emulated = bool(analysis.trace.manifest["cpu"].get("emulated"))
         self._start_ns = int(analysis.trace.manifest["ts_start_ns"])
         wanted = set(frames.tolist())
         of_2m = splits_of_2m(analysis)
         self._split = {int(row["frame"]): row for row in of_2m[of_2m["frame"].isin(wanted)].to_dict("records")}
-        states = kept.frames[kept.frames["frame"].isin(wanted)]
-        self._why = dict(zip(states["frame"].tolist(), states["state"].tolist(), strict=True))
+        whys = kept.frames[kept.frames["frame"].isin(wanted)]
+        self._why = dict(zip(whys["frame"].tolist(), whys["state"].tolist(), strict=True))
         special = kept.special
         live = special[~special["residue"].astype(bool) & special["kept"] & special["frame"].isin(wanted)]
         self._pages: dict[int, Counter[str]] = {}
@@ -194,7 +193,9 @@ class _Told:
 
     def _user(self, frame: int) -> str:
         row = self._split.get(frame)
-        return f"split by {USERS.get(str(row['user']), USERS['other']).label}" if row else "split before the recording"
+        if row is not None:
+            return f"split by {USERS.get(str(row['user']), USERS['other']).label}"
+        return STATE_LABELS[SPLIT_ATTACHING] if frame in self._attaching else "split before the recording"
 
     def _who(self, frame: int) -> str:
         row = self._split.get(frame)

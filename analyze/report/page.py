@@ -117,7 +117,7 @@ class MapView:
     """Cells in 4K entries that cannot be pointed at."""
     any_giga: bool
     shaded: bool
-    """Cells stand for several frames: those in 4K from before are the darker the more of them is."""
+    """Cells stand for several frames: those in 4K from before have as much of that colour as there is of it."""
     files: Sequence[str] = ()
 
 
@@ -186,6 +186,8 @@ class KeepersView:
     rows: Sequence[KeeperRow]
     more: str
     healing: Sequence[str]
+    own: KeeperRow | None = None
+    """Our recorder's share, in no row; None where it has none."""
 
 
 @dataclass(frozen=True)

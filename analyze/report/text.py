@@ -77,16 +77,14 @@ def _levels(analysis: Analysis) -> list[str]:
 def _users(analysis: Analysis) -> list[str]:
     rows = []
     for user in users(analysis):
-        held = user.held.replace("\N{NARROW NO-BREAK SPACE}", ",")
-        rows.append([USERS[user.key].label, f"{user.n_2m:,}", f"{user.n_1g:,}", held])
+        rows.append([USERS[user.key].label, f"{user.n_2m:,}", f"{user.n_1g:,}", user.held])
         if user.unnamed:
             rows[-1][0] += f" ({clean(as_ascii(user.rows[0].process), 30)})"
             continue
         for row in user.rows[:MAX_NAMES]:
             name = "(no name)" if row.name == NO_NAME else clean(row.name, 30)
             process = clean(as_ascii(row.process), 30)
-            held = row.held.replace("\N{NARROW NO-BREAK SPACE}", ",")
-            rows.append([f"  {name} ({process})", f"{row.n_2m:,}", f"{row.n_1g:,}", held])
+            rows.append([f"  {name} ({process})", f"{row.n_2m:,}", f"{row.n_1g:,}", row.held])
         left = len(user.rows) - MAX_NAMES
         if left > 0 or user.more:
             rows.append(["  and more", "", "", ""])

@@ -6,10 +6,13 @@ import pandas as pd
 
 from analyze.analysis import Analysis
 from analyze.attribute import BEFORE, Attribution
+from analyze.before_start import ATTACHING
 from analyze.plots.style import USERS
 from analyze.report.page import NO_NAME, StackView, UserRow, UserView, plain
+from analyze.who import Who
 from analyze.words.numbers import number
 from analyze.words.numbers import splits as splits_text
+from analyze.words.who import elsewhere_text
 from collect.schema import Level
 
 __all__ = ["held_pages", "stacks", "users", "users_note"]
@@ -52,11 +55,17 @@ def held_pages(attribution: Attribution) -> dict[tuple[str, str], int]:
     return {(str(user), str(name)): int(n) for user, name, n in counts.itertuples(index=False)}
 
 
-def users_note(attribution: Attribution) -> str:
-    """What a special page is, and how many are nobody's in the table."""
-    before = sum(n for (user, _), n in held_pages(attribution).items() if user == BEFORE)
+def users_note(found: Who) -> str:
+    """What a special page is, and how many are nobody's in the table: with these all add up to those of "what keeps it split"."""
     note = "A special page is one that is not as its 2M entry was: not present, read-only, executable."
-    return note + (f" {number(before)} special pages are from before the recording." if before else "")
+    special = found.special[~found.special["residue"].astype(bool) & (found.special["user"] == BEFORE)]
+    attaching = special["name"] == ATTACHING
+    parts = {
+        "are from before the recording": special[~attaching],
+        "came while our recorder attached": special[attaching],
+    }
+    said = [f"{number(len(own))} {how}{elsewhere_text(found, own)}" for how, own in parts.items() if len(own)]
+    return f"{note} Beside those in the table {' and '.join(said)}." if said else note
 
 
 def _counts(splits: pd.DataFrame) -> tuple[int, int]:

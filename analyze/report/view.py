@@ -74,7 +74,7 @@ def view(
         overview=files.get("overview", ()),
         users=split_by,
         pages=pages_view(analysis, free),
-        users_note=users_note(analysis.attribution),
+        users_note=users_note(kept),
         stacks=stacks(analysis),
         limits=limits(analysis.verification, manifest),
         provenance=provenance(analysis),

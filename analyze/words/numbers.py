@@ -24,12 +24,15 @@ BYTES_PER_PAGE = 4096 * LEAF_PAGES[Level.K4]
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
+MINUTES_FROM = 600
+"""Seconds from which on half a minute more or less is no matter."""
+
 _UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"), (1, "ns"))
 
 
 def number(n: float) -> str:
-    """A count, its thousands apart."""
-    return f"{n:,.0f}".replace(",", THIN)
+    """A count, its thousands apart by commas, as in a terminal."""
+    return f"{n:,.0f}"
 
 
 def count(n: int, noun: str) -> str:
@@ -61,7 +64,7 @@ def duration(seconds: float) -> str:
     """A length of time, to what matters of it."""
     if seconds < 1.5:
         return f"{seconds * 1000:.0f}{THIN}ms"
-    if seconds < 120:
+    if seconds < MINUTES_FROM:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
@@ -81,6 +84,5 @@ _ASCII = str.maketrans({"×": "x", "–": "-", "“": '"', "”": '"', "→": "-
 
 
 def as_ascii(text: str) -> str:
-    """Words of ours for a mail: thousands by commas, no signs beyond ASCII; letters of a trace stay for `terminal.clean`."""
-    thousands = re.sub(rf"(?<=\d){THIN}(?=\d\d\d)", ",", text)
-    return re.sub(r" +,", ",", thousands.replace(THIN, " ").translate(_ASCII))
+    """Words of ours for a mail: no signs beyond ASCII; letters of a trace stay for `terminal.clean`."""
+    return re.sub(r" +,", ",", text.replace(THIN, " ").translate(_ASCII))

@@ -160,6 +160,68 @@ def test_a_finger_is_wide_enough_for_a_cell_on_a_telephone(browser: Browser, pat
         assert min(size) >= 10
 
 
+# --- what is wider than the screen ---------------------------------------------------------------------------------
+
+SCROLLED = "[...document.querySelectorAll('.scroll, figure .frame')].filter(e => e.scrollWidth > e.clientWidth)"
+
+
+def shown(page: Page, i: int) -> tuple[int, int, int, int]:
+    """What can be seen of such a one, in its left half of the window: x, y, width, height."""
+    box = f"(e => {{ e.scrollIntoView({{block: 'start'}}); return e.getBoundingClientRect(); }})({SCROLLED}[{i}])"
+    x, y, width, height = page.js(f"(r => [r.x, r.y, r.width, r.height])({box})")
+    return round(x), round(y), round(width), round(min(height, 800 - y))
+
+
+def edges(page: Page, i: int) -> tuple[float, float]:
+    """How much darker its left and its right edge are than the same a little further in, where nothing is drawn: the background alone."""
+    page.js(f"{SCROLLED}[{i}].firstElementChild.style.visibility = 'hidden', 1")
+    x, y, width, height = shown(page, i)
+    grey = page.picture()[y + 4 : y + height - 4, x : x + width].astype(float).mean(axis=(0, 2))
+    page.js(f"{SCROLLED}[{i}].firstElementChild.style.visibility = '', 1")
+    return float(grey[24] - grey[1]), float(grey[-25] - grey[-2])
+
+
+def test_on_a_telephone_a_shadow_shows_that_there_is_more_at_an_edge(browser: Browser, path: Path) -> None:
+    with opened(browser, path, 375) as page:
+        page.js("document.querySelectorAll('details').forEach(d => d.open = true), 1")
+        n = page.js(f"{SCROLLED}.length")
+        assert n >= 5
+        for i in range(n):
+            left, right = edges(page, i)
+            assert abs(left) < 2 and right > 20, f"{i}: at its beginning there is more on the right alone"
+            page.js(f"{SCROLLED}[{i}].scrollLeft = 1e6, 1")
+            left, right = edges(page, i)
+            assert left > 20 and abs(right) < 2, f"{i}: at its end on the left alone"
+
+
+def test_where_all_is_seen_there_is_no_shadow(browser: Browser, path: Path) -> None:
+    with opened(browser, path, 1280) as page:
+        assert page.js(f"{SCROLLED}.length") == 0
+        page.js(
+            "document.querySelectorAll('.scroll').forEach(e => { e.firstElementChild.style.visibility = 'hidden'; }), 1"
+        )
+        x, y, width, height = page.js(
+            "(r => [r.x, r.y, r.width, r.height].map(Math.round))((e => { e.scrollIntoView(); return e.getBoundingClientRect(); })"
+            "(document.querySelector('.scroll')))"
+        )
+        assert np.ptp(page.picture()[y + 2 : min(y + height, 890) - 2, x + 2 : x + width - 2]) < 3
+
+
+def test_keys_scroll_a_table_and_its_first_column_stays(browser: Browser, path: Path) -> None:
+    with opened(browser, path, 375) as page:
+        table = "[...document.querySelectorAll('.scroll')].find(e => e.scrollWidth > e.clientWidth)"
+        page.js(f"window.table = {table}, table.focus(), 1")
+        assert page.js("document.activeElement === table")
+        heads = "[...table.querySelectorAll('th')].map(c => Math.round(c.getBoundingClientRect().x))"
+        before = page.js(heads)
+        for _ in range(40):
+            page.press("ArrowRight")
+        page.js("new Promise(done => setTimeout(done, 500))")
+        after = page.js(heads)
+        assert page.js("table.scrollLeft") > 0 and after[0] == before[0] and after[-1] < before[-1]
+        assert page.js("table.querySelector('th:last-child').getBoundingClientRect().right") <= 375
+
+
 # --- paper -----------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from analyze.report.writer import claim_output, write_report
 from collect.errors import HostError, TraceError
 from collect.manifest import MANIFEST
 from collect.schema import TABLES
-from replay.demo import main
+from replay.demo import SHOWN, main
 from tests.machine import write_trace
 
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m$x^2$"
@@ -184,6 +184,24 @@ def test_the_demo_shows_every_trace_with_its_checks_and_every_policy(demo: Path)
         assert part in text
     assert text.count("Can these numbers be trusted?") == 2
     assert text.count("What a cache would have saved") == 2
+
+
+def test_the_demo_says_each_answer_once_and_at_the_top_two_numbers_that_lead_to_it(demo: Path) -> None:
+    text, source = text_of(demo), demo.read_text()
+    top = text[: text.index("2M frames split, by policy")]
+    for slug, name in (("t1", "a-5.10"), ("t2", "b-6.1")):
+        (lead,) = re.findall(r'<p class="answer">(.*?)</p>', (demo.parent / name / "report.html").read_text())
+        assert "__GFP_UNMAPPED" in lead and source.count(lead) == 1 and lead[:40] not in top
+        short = re.search(rf'<a href="#{slug}" class="\w+">([^<]+)</a>', source)
+        assert short and short[1] in top
+        assert re.fullmatch(r"[a-z ,]+: [\d,–]+ → [\d,–]+", short[1])
+
+
+def test_the_demo_s_table_begins_with_what_the_others_are_compared_with(demo: Path) -> None:
+    (head,) = re.findall(r'<table class="glance">\s*<thead><tr>(.*?)</tr>', demo.read_text(), re.DOTALL)
+    columns = re.findall(r"<th[^>]*>([^<]+)</th>", head)
+    assert columns[:4] == ["recording", "none", "gfp-unmapped", "clairvoyant"]
+    assert sorted(columns[1:]) == sorted(SHOWN)
 
 
 def test_the_demo_page_is_one_file_whose_links_lead_to_files_beside_it(demo: Path) -> None:

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 from analyze.analysis import Analysis, analyse
-from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES, cells_of, frame_states, splits_of_2m
+from analyze.before_start import ATTACHING
+from analyze.frame_states import (
+    HOLE,
+    LEAF_1G,
+    LEAF_2M,
+    SPLIT_ATTACHING,
+    SPLIT_BEFORE,
+    USER_STATES,
+    cells_of,
+    frame_states,
+    splits_of_2m,
+)
+from analyze.plots.style import MARKS
 from analyze.report import memory_map
 from analyze.report.memory_map import ACROSS, DOWN, MAX_BLOCKS, map_view
 from analyze.report.page import MapView, Spot
@@ -71,13 +83,38 @@ def test_it_says_who_split_a_frame_and_who_keeps_it(analysed: tuple[Analysis, Wh
     for frame, user in zip(split["frame"], split["user"], strict=True):
         assert f"split by {labels.get(user, user)}" in at[frame]
     before = set(at) - set(split["frame"])
-    assert len(before) == 13 and all("split before the recording" in at[frame] for frame in before)
+    ours = {frame for frame in before if "split by our recorder while attaching; kept by" in at[frame]}
+    attaching = kept.frames.loc[kept.frames["split_name"] == ATTACHING, "frame"].tolist()
+    assert sorted(ours) == attaching == [2344, 2350], "what `who` says came while we attached"
+    assert len(before - ours) == 11 and all("split before the recording" in at[frame] for frame in before - ours)
+    assert at[2344].endswith("kept by 10 pages of our recorder, from attaching")
     usbcommon = kept.special[(kept.special["cause"] == "usb_common") & kept.special["kept"] & ~kept.special["residue"]]
     assert usbcommon["frame"].nunique() == 1
     assert "kept by 2 pages of module usb_common" in at[int(usbcommon["frame"].iloc[0])]
     states = kept.frames.set_index("frame")["state"]
     for frame, text in at.items():
         assert ("kept by no page" in text) is (states[frame] in ("residue", "alike")), text
+
+
+def test_the_legend_has_our_recorder_s_frames_apart_from_those_before_the_recording(view: MapView) -> None:
+    legend = {entry.text.rpartition(": ")[0]: entry for entry in view.legend}
+    assert legend["4K before the recording"].text.endswith(": 11")
+    ours = legend["split by our recorder while attaching"]
+    assert ours.text.endswith(": 2") and ours.key == "user-collector" and ours.marks == MARKS["="]
+    n_4k = sum(int(e.text.rpartition(": ")[2].replace(",", "")) for e in view.legend if not e.key.startswith("level-"))
+    assert n_4k + 11 == 154
+
+
+def test_the_recorder_s_frames_have_a_layer_of_their_own(analysed: tuple[Analysis, Who], view: MapView) -> None:
+    states = frame_states(analysed[0])
+    at = {
+        (int(block.label.split()[0]) * 512 + y * ACROSS + x)
+        for block in view.blocks
+        for layer in block.layers
+        if MARKS["="] in layer.marks
+        for x, y in painted(layer.area)
+    }
+    assert sorted(at) == np.flatnonzero(states == SPLIT_ATTACHING).tolist() == [2344, 2350]
 
 
 def test_of_emulated_cpus_no_time_is_told(view: MapView) -> None:

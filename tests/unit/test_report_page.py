@@ -110,6 +110,35 @@ def test_the_page_has_both_themes_a_phone_and_a_printer_in_mind() -> None:
     assert f"directmap {__version__}" in page
 
 
+def test_whatever_scrolls_sideways_is_reached_by_keys_and_says_what_it_is() -> None:
+    tags = Seen(render("report.html", view=trace_view())).tags
+    scrolled = [attrs for tag, attrs in tags if tag == "div" and attrs.get("class") in ("scroll", "frame")]
+    assert len(scrolled) == 5, "two pictures, and tables of users, of what keeps it split, and of page events"
+    for attrs in scrolled:
+        assert attrs["tabindex"] == "0" and attrs["role"] in ("region", "group") and attrs["aria-label"]
+
+
+def test_files_beside_the_page_are_said_to_stay_behind_when_it_is_mailed() -> None:
+    text = Seen(render("report.html", view=trace_view())).text
+    assert text.count("do not travel with it") == 1, "once a page"
+    assert "As files beside this page:" in text
+
+
+def test_a_finger_is_told_what_to_do_with_a_cell() -> None:
+    assert "Point at or tap a cell" in Seen(render("report.html", view=trace_view())).text
+
+
+def test_our_recorder_s_row_comes_last_and_alone_is_enough_for_a_table() -> None:
+    own = KeeperRow("collector", "OUR RECORDER", "2", "2", "13")
+    view = trace_view()
+    text = Seen(
+        render("report.html", view=replace(view, kept=KeepersView("", view.kept.rows, "AND MORE", [], own)))
+    ).text
+    assert text.index("AND MORE") < text.index("OUR RECORDER") < text.index("Alone: frames")
+    text = Seen(render("report.html", view=replace(view, kept=KeepersView("", [], "", [], own)))).text
+    assert "kept by" in text and "OUR RECORDER" in text
+
+
 def test_the_answer_comes_before_everything_else() -> None:
     text = Seen(render("report.html", view=replace(trace_view(""), happened="THE ANSWER", limits=["A LIMIT"]))).text
     places = [

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_BEFORE, USER_STATES
+from analyze.frame_states import HOLE, LEAF_1G, LEAF_2M, SPLIT_ATTACHING, SPLIT_BEFORE, USER_STATES
 from analyze.pages.free_blocks import FreeBlocks
 from analyze.plots.free import free_figure
 from analyze.plots.levels import LevelsOverTime, Moments, SplitsOverTime, levels_figure
-from analyze.plots.memory_map import map_figure
+from analyze.plots.memory_map import STATE_LOOKS, map_figure
 from analyze.plots.overview import overview_figure
-from analyze.plots.style import CSS, LEVELS, USERS, inline_svg, save
+from analyze.plots.style import ATTACHING, CSS, LEVELS, MARKS, USERS, inline_svg, save
+from analyze.words.numbers import memory as size
 
 GIGA = 1 << 18
 
@@ -101,8 +102,8 @@ def test_levels_differ_in_grey() -> None:
 
 def test_users_differ_without_colour() -> None:
     """Each has a mark of its own in the map, and a row of its own under the levels."""
-    marks = [look.mark for look in USERS.values()]
-    assert len(set(marks)) == len(marks)
+    marks = [look.mark for look in (*USERS.values(), ATTACHING)]
+    assert len(set(marks)) == len(marks) and set(marks) - {""} == set(MARKS)
     svg = inline_svg(levels(14), "x", "")
     assert all(f">{look.label}<" in svg for look in USERS.values())
 
@@ -119,6 +120,15 @@ def test_a_split_frame_is_never_lost_in_a_coarse_map() -> None:
     found = np.full(512 * 1024, LEAF_2M, np.uint8)
     found[77_777] = USER_STATES["bpf"]
     assert USERS["bpf"].light in inline_svg(map_figure(found, np.array([], np.int64)), "x", "")
+
+
+def test_what_our_recorder_split_while_attaching_is_an_entry_of_the_legend() -> None:
+    assert STATE_LOOKS[SPLIT_ATTACHING] is ATTACHING
+    found = states(4)
+    assert "while attaching" not in words(inline_svg(map_figure(found, np.array([1])), "x", ""))
+    found[20:22] = SPLIT_ATTACHING
+    text = words(inline_svg(map_figure(found, np.array([1])), "x", ""))
+    assert "split by our recorder while attaching: 2" in text and "4K before the recording: 9" in text
 
 
 def test_holes_are_left_out() -> None:
@@ -150,6 +160,15 @@ def test_axes_have_units() -> None:
         for axes in figure.axes:
             for label in (axes.get_xlabel(), axes.get_ylabel()):
                 assert not label or "[" in label or "seconds" in label, label
+
+
+def test_the_picture_says_a_size_as_the_sentence_beside_it_does() -> None:
+    of_4k = np.array([6656, 56_900])
+    over_time = LevelsOverTime(np.array([0.0, 1.0]), np.array([GIGA, GIGA]), 3 * GIGA - of_4k, of_4k)
+    nobody = SplitsOverTime(np.array([]), np.array([], dtype=object), np.array([], dtype=bool))
+    text = words(inline_svg(levels_figure(over_time, nobody, 2.0), "x", ""))
+    assert f"4K  {size(6656)} → {size(56_900)}" in text
+    assert (size(6656).split()[-1], size(56_900).split()[-1]) == ("MiB", "MiB"), "one unit for one thing"
 
 
 def test_moments_that_matter_are_named() -> None:
@@ -189,7 +208,10 @@ def test_free_memory_is_drawn_by_the_size_of_its_blocks() -> None:
     svg = inline_svg(figure, "x", "")
     ET.fromstring(svg)
     assert "Normal, node 0" in svg and "(1 zone with less left out)" in svg
-    assert "2M and more: 1.00 GiB" in svg and "up to 64 KiB: 0.48 GiB" in svg and "128 KiB to 1 MiB: 0.12 GiB" in svg
+    sizes = {"2M and more": 1 << 18, "128 KiB to 1 MiB": 30 << 10, "up to 64 KiB": 124 << 10}
+    for name, n_pages in sizes.items():
+        assert f"{name}: {size(n_pages)}" in svg, "as the rest of the page says it"
+    assert size(124 << 10).endswith("MiB")
     for colour in re.findall(r"(?<!, )#[0-9a-f]{6}", svg):
         assert colour in ("#ffffff", "#000000"), f"{colour} would stay the same in the dark"
 

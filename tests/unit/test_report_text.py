@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from analyze.__main__ import main
-from analyze.words.numbers import as_ascii, memory, number
+from analyze.words.numbers import as_ascii, count, duration, memory, number
 from analyze.words.terminal import clean, table, wrapped
 from tests.machine import write_trace
 from tests.machine.rewrite import with_manifest, with_strings
@@ -90,8 +90,24 @@ def test_nobody_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert fits_a_mail(text)
 
 
-def test_numbers_with_thin_spaces_become_commas() -> None:
-    assert as_ascii(number(1234567)) == "1,234,567"
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.25, "250 ms"),
+        (9.6, "10 seconds"),
+        (154.9, "155 seconds"),
+        (599, "599 seconds"),
+        (600, "10 minutes"),
+        (7200, "2.0 hours"),
+    ],
+)
+def test_a_length_of_time_loses_nothing_that_a_reader_looks_for(seconds: float, said: str) -> None:
+    assert as_ascii(duration(seconds)) == said
+
+
+def test_numbers_are_written_in_one_way_and_fit_a_mail() -> None:
+    assert number(1234567) == as_ascii(number(1234567)) == f"{1234567:,}" == "1,234,567"
+    assert count(6441, "page event") == "6,441 page events"
     assert as_ascii(f"{number(1234)} × 2M – “x”") == '1,234 x 2M - "x"'
     assert as_ascii(memory(7642)) == "29.9 MiB"
     assert as_ascii("a · b") == "a, b"
