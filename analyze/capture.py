@@ -122,8 +122,11 @@ def _asked(trace: Trace) -> dict[str, int]:
 
 def _causes(split_by: pd.DataFrame, keeps: pd.DataFrame) -> pd.DataFrame:
     keys = ["user", "cause", "group"]
-    both = split_by[[*keys, "n_2m", "n_1g", "still"]].merge(
-        keeps[[*keys, "frames", "alone_frames", "pages"]], on=keys, how="outer"
+    kinds = dict.fromkeys(keys, object)  # a table without rows has numbers where others have names
+    both = (
+        split_by[[*keys, "n_2m", "n_1g", "still"]]
+        .astype(kinds)
+        .merge(keeps[[*keys, "frames", "alone_frames", "pages"]].astype(kinds), on=keys, how="outer")
     )
     counts = both.columns.difference(keys)
     both[counts] = both[counts].fillna(0).astype(np.int64)

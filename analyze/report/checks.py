@@ -185,7 +185,7 @@ def _incomplete(manifest: dict[str, Any]) -> list[Check]:
     if manifest.get("ended"):
         return [
             Check(
-                "Cut off", "bad", "The recording ended because " + str(manifest["ended"])[:80] + "; it lacks its end."
+                "Cut off", "bad", f"The recording ended because {plain(str(manifest['ended']), 80)}; it lacks its end."
             )
         ]
     return [
