@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from analyze.arguments import add_json, add_top, add_trace
 from analyze.when import add_when, within
 from analyze.words.terminal import COLUMNS, clean, counted, wrapped
-from analyze.words.who import cause_text, records, stack_lines
+from analyze.words.who import cause_text, elsewhere_text, records, stack_lines
 from collect.command_line import Subparsers, add_command
 from collect.schema import HUGE_FRAME_PAGES
 
@@ -207,6 +207,9 @@ def _scatter_lines(found: Who) -> list[str]:
         f"Scattered or dense: {counted(every.pages, 'special page')} in {counted(every.frames, 'frame')}; "
         f"{every.least:,} would be enough",
     ]
+    live = found.special[~found.special["residue"].astype(bool)]
+    if note := elsewhere_text(found, live).strip():
+        lines.append(f"  {note}")
     if not every.pages:
         return lines
     full = 100 * every.pages / (every.frames * HUGE_FRAME_PAGES)

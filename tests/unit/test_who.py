@@ -317,3 +317,11 @@ def test_a_cause_that_is_cut_keeps_the_number_of_its_region() -> None:
     assert cause_text("bpf", region, 60) == f"bpf {region}"
     assert cause_text("bpf", region, 32) == "bpf bpf_prog_pa.. 87123456789012"
     assert cause_text("bpf", "set_memory_ro < bpf_prog_pack_alloc", 32) == "bpf set_memory_ro < bpf_prog_p.."
+
+
+def test_special_pages_in_frames_that_nothing_keeps_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """1,075 keep a frame split, 1,078 there are."""
+    assert main(["who", str(SAMPLES / "6.1-churn")]) == 0
+    said = capsys.readouterr().out
+    assert "1,075 pages" in said and "1,078 special pages in 20 frames" in said
+    assert "  (3 of them in a frame that never was one entry)\n" in said
