@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -45,17 +44,17 @@ def test_what_it_runs_ends_in_its_own_time(tmp_path: Path, more: tuple[signal.Si
     assert told.read_text() == "ended in its own time"
 
 
-def test_nohup_still_means_that() -> None:
+@pytest.mark.parametrize(("inherited", "status"), [(signal.SIG_IGN, 7), (signal.SIG_DFL, 130)])
+def test_nohup_still_means_that(inherited: signal.Handlers, status: int) -> None:
     program = (
         "import os, signal\nfrom tests.vm.errors import leave\nleave(lambda: os.kill(os.getpid(), signal.SIGHUP) or 7)"
     )
-    argv = [sys.executable, "-c", program]
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, inherited)
     try:
-        assert subprocess.run(argv, cwd=ROOT, check=False, env=os.environ).returncode == 7
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert subprocess.run(argv, cwd=ROOT, check=False).returncode == 130
+    assert done.returncode == status
 
 
 def test_a_status_is_passed_on() -> None:
