@@ -16,7 +16,7 @@ import numpy as np
 
 from collect.errors import HostError
 
-__all__ = ["FETCH", "instructions", "put_fetch"]
+__all__ = ["FETCH", "MOVE", "instructions", "put_fetch", "second_halves"]
 
 FETCH = 1
 INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "i2"), ("immediate", "i4")])
@@ -42,11 +42,16 @@ def instructions(bcc_lib: Any, module: Any, name: bytes) -> np.ndarray[Any, np.d
     return np.frombuffer((ctypes.c_uint8 * size).from_address(start), INSTRUCTION)
 
 
+def second_halves(code: np.ndarray[Any, np.dtype[np.void]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which of the instructions are the second half of one of 16 bytes, which holds what looks like anything."""
+    found = np.zeros(len(code), np.bool_)
+    found[np.minimum(np.flatnonzero(code["code"] == WIDE) + 1, len(code) - 1)] = True
+    return found
+
+
 def marked(code: np.ndarray[Any, np.dtype[np.void]]) -> list[int]:
     """Places of the marked additions among instructions."""
-    wide = np.zeros(len(code), np.bool_)  # the second half of an instruction of 16 bytes holds what looks like anything
-    at = np.flatnonzero(code["code"] == WIDE)
-    wide[np.minimum(at + 1, len(code) - 1)] = True
+    wide = second_halves(code)
     sets = np.isin(code["code"], MOVE) & (code["immediate"] == 1) & ~wide
     found = []
     for i in np.flatnonzero((code["code"] == ATOMIC) & (code["immediate"] == 0) & ~wide).tolist():

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from collect.atomic_fetch import MOVE, WIDE, instructions
+from collect.atomic_fetch import MOVE, instructions, second_halves
 from collect.btf import Btf
 
 __all__ = ["PLACEHOLDERS", "kernel_calls", "put_kernel_calls"]
@@ -43,8 +43,7 @@ def put_kernel_calls(bcc_lib: Any, module: Any, name: bytes, ids: Mapping[int, i
 
 def placed(code: np.ndarray[Any, np.dtype[np.void]], ids: Mapping[int, int]) -> int:
     """The same among instructions; without `ids` a call becomes r0 = 0, as which its result is never read."""
-    wide = np.zeros(len(code), np.bool_)  # the second half of an instruction of 16 bytes holds what looks like anything
-    wide[np.minimum(np.flatnonzero(code["code"] == WIDE) + 1, len(code) - 1)] = True
+    wide = second_halves(code)
     found = 0
     for number in PLACEHOLDERS:
         mine = (code["code"] == CALL) & (code["registers"] == 0) & (code["immediate"] == number) & ~wide

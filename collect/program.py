@@ -115,15 +115,13 @@ class Program:
 
     def _compiled(self, bcc: ModuleType, text: str, flags: list[str], calls: dict[int, int]) -> Compiled:
         """With calls of the kernel's functions; without them, as before 6.10, where the kernel refuses those."""
-        for ids in [calls, {}] if calls else [{}]:
+        if calls:
             try:
-                return compile_program(bcc, text, flags, partial(put_kernel_calls, bcc.lib, ids=ids))
+                return compile_program(bcc, text, flags, partial(put_kernel_calls, bcc.lib, ids=calls))
             except HostError as error:
-                if not ids:
-                    raise
                 costs = "a task that is preempted as its stack is walked lets the stacks of others be lost, and counted"
                 self.missing.append(Missing(", ".join(PLACEHOLDERS.values()), str(error), costs))
-        raise AssertionError("unreachable")
+        return compile_program(bcc, text, flags, partial(put_kernel_calls, bcc.lib, ids={}))
 
     def arm(self) -> None:
         """Let the programs record; until now they were attached and silent.
