@@ -27,7 +27,7 @@ from tests.fuzz.ledger import Ledger, commit
 
 ROOT = Path(__file__).parents[2]
 WORK = Path.home() / ".cache/directmap-fuzz"
-SLICE_SECONDS = 600.0
+SLICE_SECONDS = 1200.0
 """CPU time of a worker before another target has its turn."""
 MOST_STILL = 240
 """Seconds that one input may take without CPU time: it waits for something."""
