@@ -76,7 +76,8 @@ def _parser() -> OneLineParser:
         "record",
         "record this kernel, as root or with the capabilities that check lists",
         RECORD,
-        more="It lasts until Ctrl-C, for a time, or as long as a command runs; a second Ctrl-C aborts it. On a terminal one line "
+        more="It lasts until Ctrl-C, for a time, or as long as a command runs; a second Ctrl-C aborts it. A terminal that "
+        "closes ends it as Ctrl-C does, except under nohup. On a terminal one line "
         "tells how far it is. An interrupted or killed recording is finished by recover.",
         exits={0: "recorded, whatever the command left with (the manifest keeps that)"},
     )
@@ -159,6 +160,7 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     environment = dict(os.environ)
     # Library threads of no use to us, which would keep the privileges that this thread gives up.
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    from collect.live import tell
     from collect.options import Options
     from collect.recorder import Recorder
 
@@ -205,7 +207,7 @@ def _record(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             told.append(f"{summary['snapshots_between']} snapshots between start and end")
         if summary["snapshot_frames_unstable"]:
             told.append(f"{summary['snapshot_frames_unstable']} frames in them changed too often to be read")
-    print(f"recorded {summary['seconds']} s: {', '.join(told)} -> {options.output}", file=sys.stderr)
+    tell(f"recorded {summary['seconds']} s: {', '.join(told)} -> {options.output}")
     return 0
 
 

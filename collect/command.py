@@ -1,4 +1,4 @@
-"""What a recording lasts as long as: a command, a time, or until Ctrl-C."""
+"""What a recording lasts as long as: a command, a time, or until Ctrl-C or its terminal closes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,19 @@ GO = b"g"
 
 
 class Interrupts:
-    """The first Ctrl-C ends the recording cleanly, the second aborts it. SIGTERM counts as a Ctrl-C."""
+    """The first Ctrl-C ends the recording cleanly, the second aborts it. SIGTERM counts as a Ctrl-C.
+
+    A terminal that closes ends it too (SIGHUP; not under nohup), however often it is told so: the kernel, the shell and sudo each do.
+    """
 
     def __init__(self) -> None:
         self.seen = False
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(
@@ -36,7 +42,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.seen:
+        if self.seen and number != signal.SIGHUP:
             raise KeyboardInterrupt
         self.seen = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from collect.errors import HostError
 
-__all__ = ["NoView", "OneLine", "Status", "Table", "View", "view_for"]
+__all__ = ["NoView", "OneLine", "Status", "Table", "View", "tell", "view_for"]
 
 REFRESHES_PER_SECOND = 2
 N_USERS = 8
@@ -148,6 +149,12 @@ def view_for(*, live: bool, stream: TextIO | None = None) -> View:
     if terminal or live:
         return OneLine(stream, over=terminal)
     return NoView()
+
+
+def tell(text: str) -> None:
+    """A line on stderr, if anybody is there: a terminal that closed, or a reader that went away, makes no recording fail."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def one_line(status: Status) -> str:

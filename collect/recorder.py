@@ -18,7 +18,7 @@ from collect.errors import HostError
 from collect.heap import give_back, give_back_compiler
 from collect.journal import TraceWriter
 from collect.kernel import ANY_FRAME, Kernel, kernel_for_changes, kernel_for_pages
-from collect.live import Status, View, view_for
+from collect.live import Status, View, tell, view_for
 from collect.memory_watch import memory_watch
 from collect.moments import LAST_BEGAN, Moments
 from collect.options import Options, first_manifest
@@ -118,7 +118,8 @@ class Recorder:
                 self._writer.discard()
             raise
         finally:
-            self._view.close()
+            with contextlib.suppress(OSError):
+                self._view.close()
             if self._command:
                 self._command.abandon()
 
@@ -150,7 +151,7 @@ class Recorder:
             self._writer.sync()
             self._start_levels = (start.counts_kb(), read_counters()) if start else None
             self._recording = True
-            print("recording ...", file=sys.stderr, flush=True)
+            tell("recording ...")
             status = self._record(duration, interrupts)
             self._write_rows()  # memory that came in the last second is part of what is read now
             self._read_hotplugged()
@@ -319,7 +320,7 @@ class Recorder:
         status.trace_bytes = self._writer.bytes_on_disk()
         if self._governor:
             status.page_sample, status.overhead_percent = self._governor.sample, self._governor.percent
-        with contextlib.suppress(BrokenPipeError):  # whoever read the view has gone; the recording goes on
+        with contextlib.suppress(OSError):  # whoever looked has gone, or the terminal; the recording goes on
             self._view.update(status)
 
     def _follow_blocks(self, regions: pa.Table) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -111,3 +112,46 @@ def test_the_first_ctrl_c_ends_and_the_second_aborts() -> None:
         assert interrupts.seen
         os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_terminal_that_closes_ends_and_nohup_holds() -> None:
+    """However often it is told: the kernel, a shell and sudo each send SIGHUP."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Interrupts() as interrupts:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert interrupts.seen
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupts.seen
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_told_to_a_terminal_that_closed_fails_nothing() -> None:
+    code = (
+        "import signal, sys, time\n"
+        "from collect.command import Interrupts\n"
+        "from collect.live import tell\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "with Interrupts() as interrupts:\n"
+        "    tell('ready')\n"
+        "    while not interrupts.seen: time.sleep(0.01)\n"
+        "    try: sys.stderr.write('x'); sys.stderr.flush()\n"
+        "    except OSError: pass\n"
+        "    else: sys.exit(1)\n"
+        "    tell('done')\n"
+        "sys.exit(7)\n"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    told = b""
+    while b"ready" not in told:
+        told += os.read(terminal, 4096)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
