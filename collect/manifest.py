@@ -7,6 +7,7 @@ keys every reader may rely on; `check` holds a manifest from a stranger against 
 from __future__ import annotations
 
 import json
+import math
 import os
 from itertools import islice
 from pathlib import Path
@@ -97,7 +98,9 @@ def read_known(path: Path) -> dict[str, Any]:
             raise TraceError(
                 f"{path}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so not a manifest; copy the trace anew"
             )
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(
+            path.read_text(encoding="utf-8"), parse_int=_integer, parse_float=_real, parse_constant=_real
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise TraceError(
             f"{path}: unreadable ({first_line(error)}); copy the trace anew from where it was recorded"
@@ -105,6 +108,19 @@ def read_known(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise TraceError(f"{path}: not the manifest of a directmap trace; give the directory that the recorder wrote")
     return manifest
+
+
+def _integer(text: str) -> int:
+    """A number as any column could hold it; what is larger no recorder wrote, and no arithmetic of ours was made for."""
+    if len(text) > 20 or not -(1 << 63) <= (value := int(text)) < 1 << 64:
+        raise ValueError(f"a number of {len(text)} digits, past 64 bits")
+    return value
+
+
+def _real(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number that is not finite")
+    return value
 
 
 def check(manifest: object, path: Path) -> None:
