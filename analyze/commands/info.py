@@ -11,7 +11,6 @@ from analyze.doubts import warnings
 from analyze.losses import Doubt
 from analyze.words.terminal import clean
 from collect.command_line import Subparsers, add_command
-from collect.errors import TraceError
 from collect.schema import TABLES
 from collect.trace import Trace, open_trace
 
@@ -34,15 +33,8 @@ def add_to(commands: Subparsers) -> None:
 def run(directory: Path, *, as_json: bool) -> int:
     """Print it; returns the exit status. Raises TraceError."""
     trace = open_trace(directory)
-    print(_dump(trace) if as_json else "\n".join(_lines(trace)))
+    print(json.dumps(_json(trace), indent=1, allow_nan=False) if as_json else "\n".join(_lines(trace)))
     return 0
-
-
-def _dump(trace: Trace) -> str:
-    try:
-        return json.dumps(_json(trace), indent=1, allow_nan=False)
-    except ValueError:  # Python reads NaN and Infinity where strict JSON has no such numbers
-        raise TraceError(f"{trace.path}: the manifest holds NaN or Infinity; copy the trace anew") from None
 
 
 def _json(trace: Trace) -> dict[str, Any]:

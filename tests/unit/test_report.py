@@ -67,7 +67,7 @@ def set_strings(trace: Path, text: str) -> None:
         names = pa.array([text] * table.num_rows, pa.string())
         pq.write_table(pa.table([table["string_id"], names], schema=TABLES["strings"]), path)
         segment["bytes"] = path.stat().st_size
-    content["kernel"] |= {"release": text, "cmdline": float("nan")}
+    content["kernel"] |= {"release": text, "cmdline": [text, 1e308]}
     content["cpu"]["model"] = "\ud800"
     content["probes"]["missing"] = [{"name": text, "why": text, "costs": text}, 3]
     content["probes"]["attached"] = 5
